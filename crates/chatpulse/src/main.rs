@@ -1,0 +1,2 @@
+//! chatpulse
+fn main() {}
