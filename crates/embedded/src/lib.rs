@@ -1,1 +1,7 @@
-//! embedded
+//! The two engines of a single machine: a Kafka broker and ClickHouse, in this process, on disk.
+//!
+//! Both speak their network protocol on a loopback socket, so the stages that use them cannot tell
+//! them from servers: pointing a stage elsewhere is configuration alone.
+
+pub mod broker;
+pub mod clickhouse;

@@ -1,0 +1,1 @@
+//! The embedded broker, spoken to over its socket.

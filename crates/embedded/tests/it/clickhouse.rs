@@ -1,0 +1,1 @@
+//! The embedded ClickHouse, spoken to over its socket.

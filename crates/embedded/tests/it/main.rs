@@ -1,0 +1,4 @@
+//! Integration tests of the embedded engines.
+
+mod broker;
+mod clickhouse;
