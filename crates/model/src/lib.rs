@@ -1,1 +1,20 @@
-//! model
+//! The pure core of chatpulse: no I/O, no clock, no randomness.
+//!
+//! ```text
+//! item bytes ─ source::admit ─► RawEvent ─ avro ─► chat.raw
+//!   (parse, validate, redact)
+//! chat.raw ─ avro ─► RawEvent ─ source::map ─► Mapped ─ fold ─► Event ─ avro ─► chat.events
+//! ```
+//!
+//! [`raw`] and [`event`] hold the two record types, [`avro`] their wire form, [`source`] the
+//! vendor definitions with redaction and mapping, [`fold`] the deterministic conversation fold, [`watermark`] the readers' rule.
+
+pub mod avro;
+pub mod event;
+pub mod fold;
+pub mod raw;
+pub mod source;
+pub mod watermark;
+
+pub use event::{Actor, Event, EventType, Outcome, Phase, ScoreKind, TimeBasis};
+pub use raw::{Context, NativePayload, RawBody, RawEvent, RejectReason, Rejection};
