@@ -94,17 +94,29 @@ pub struct Codec<T> {
 impl<T: Versioned> Codec<T> {
     /// A codec that writes the newest schema with the given framing and reads every version.
     pub fn new(framing: Framing) -> Result<Self, AvroError> {
-        let versions = T::SCHEMAS.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
-        let newest = versions.last().ok_or(AvroError::Schema("no version".into()))?;
+        let versions = T::SCHEMAS
+            .iter()
+            .map(|text| parse(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let newest = versions
+            .last()
+            .ok_or(AvroError::Schema("no version".into()))?;
         let header = match framing {
-            Framing::SingleObject => {
-                [SINGLE_OBJECT.as_slice(), newest.rabin_fingerprint().as_slice()].concat()
-            }
+            Framing::SingleObject => [
+                SINGLE_OBJECT.as_slice(),
+                newest.rabin_fingerprint().as_slice(),
+            ]
+            .concat(),
             Framing::Confluent { schema_id } => {
                 [[CONFLUENT].as_slice(), schema_id.to_be_bytes().as_slice()].concat()
             }
         };
-        let mut codec = Self { versions, by_id: HashMap::new(), header, record: PhantomData };
+        let mut codec = Self {
+            versions,
+            by_id: HashMap::new(),
+            header,
+            record: PhantomData,
+        };
         if let (Framing::Confluent { schema_id }, Some(text)) = (framing, T::SCHEMAS.last()) {
             codec.learn(schema_id, text)?;
         }
@@ -120,7 +132,10 @@ impl<T: Versioned> Codec<T> {
     /// The framed record.
     pub fn encode(&self, record: &T) -> Result<Vec<u8>, AvroError> {
         // `new` refuses an empty list of versions.
-        let newest = self.versions.last().ok_or(AvroError::Schema("no version".into()))?;
+        let newest = self
+            .versions
+            .last()
+            .ok_or(AvroError::Schema("no version".into()))?;
         let mut bytes = Vec::with_capacity(512);
         bytes.extend_from_slice(&self.header);
         serde_avro_fast::to_datum(record, bytes, &mut SerializerConfig::new(newest))
@@ -144,18 +159,31 @@ impl<T: Versioned> Codec<T> {
     fn unframe<'b>(&self, bytes: &'b [u8]) -> Result<(&Schema, &'b [u8]), AvroError> {
         if let Some(rest) = bytes.strip_prefix(&SINGLE_OBJECT) {
             let (fingerprint, datum) = rest.split_first_chunk::<8>().ok_or(AvroError::Framing)?;
-            let schema = self.versions.iter().find(|s| s.rabin_fingerprint() == fingerprint);
-            return Ok((schema.ok_or(AvroError::UnknownFingerprint(*fingerprint))?, datum));
+            let schema = self
+                .versions
+                .iter()
+                .find(|s| s.rabin_fingerprint() == fingerprint);
+            return Ok((
+                schema.ok_or(AvroError::UnknownFingerprint(*fingerprint))?,
+                datum,
+            ));
         }
         if let Some(rest) = bytes.strip_prefix(&[CONFLUENT]) {
             let (id, datum) = rest.split_first_chunk::<4>().ok_or(AvroError::Framing)?;
             let id = u32::from_be_bytes(*id);
-            return Ok((self.by_id.get(&id).ok_or(AvroError::UnknownSchemaId(id))?, datum));
+            return Ok((
+                self.by_id.get(&id).ok_or(AvroError::UnknownSchemaId(id))?,
+                datum,
+            ));
         }
         Err(AvroError::Framing)
     }
 }
 
 fn parse(text: &str) -> Result<Schema, AvroError> {
-    text.parse::<Schema>().map_err(|error| AvroError::Schema(error.to_string()))
+    text.parse::<Schema>()
+        .map_err(|error| AvroError::Schema(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

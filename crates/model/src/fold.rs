@@ -86,7 +86,10 @@ pub struct Horizon {
 impl Default for Horizon {
     fn default() -> Self {
         const DAY_MS: i64 = 24 * 60 * 60 * 1000;
-        Self { dedup_ms: 7 * DAY_MS, idle_ms: 7 * DAY_MS }
+        Self {
+            dedup_ms: 7 * DAY_MS,
+            idle_ms: 7 * DAY_MS,
+        }
     }
 }
 
@@ -145,7 +148,10 @@ impl PartitionFold {
     /// Takes the next raw record and gives its outcome. Records must come in offset order, all.
     pub fn apply(&mut self, position: Position, reading: Reading) -> Event {
         self.advance(position.timestamp_ms);
-        let origin = Origin { partition: self.partition, offset: position.offset };
+        let origin = Origin {
+            partition: self.partition,
+            offset: position.offset,
+        };
         let (raw, mapped) = match reading {
             Reading::Mapped(raw, mapped) => (raw, *mapped),
             Reading::Rejected(raw, rejection) => return origin.rejected(raw, rejection),
@@ -178,18 +184,21 @@ impl PartitionFold {
         if self.clock_ms - self.swept_ms >= SWEEP_INTERVAL_MS {
             self.swept_ms = self.clock_ms;
             let oldest = self.clock_ms - self.horizon.idle_ms;
-            self.conversations.retain(|_, conversation| conversation.touched_ms >= oldest);
+            self.conversations
+                .retain(|_, conversation| conversation.touched_ms >= oldest);
         }
     }
 
     /// Adds what only the stream can know.
     fn follow(&mut self, event: &mut Event, initial_phase: Option<Phase>) {
-        let Some(conversation_id) = &event.conversation_id else { return };
+        let Some(conversation_id) = &event.conversation_id else {
+            return;
+        };
         let key = digest(&[&event.tenant, &event.source, conversation_id]);
-        let conversation = self
-            .conversations
-            .entry(key)
-            .or_insert(Conversation { phase: initial_phase, ..Conversation::default() });
+        let conversation = self.conversations.entry(key).or_insert(Conversation {
+            phase: initial_phase,
+            ..Conversation::default()
+        });
         conversation.touched_ms = self.clock_ms;
         if is_message(event) {
             conversation.messages += 1;
@@ -198,7 +207,9 @@ impl PartitionFold {
         }
         conversation.phase = next_phase(conversation.phase, initial_phase, event);
         event.phase = conversation.phase;
-        event.message_gap = event.reported_total.map(|total| total - conversation.messages);
+        event.message_gap = event
+            .reported_total
+            .map(|total| total - conversation.messages);
     }
 }
 
@@ -338,7 +349,10 @@ fn nameless(timestamp_ms: i64) -> RawEvent {
         write_key_id: String::new(),
         received_at: timestamp_ms,
         context: Context::default(),
-        body: RawBody::Native(crate::raw::NativePayload { json: String::new(), redactions: vec![] }),
+        body: RawBody::Native(crate::raw::NativePayload {
+            json: String::new(),
+            redactions: vec![],
+        }),
     }
 }
 
@@ -357,3 +371,6 @@ fn digest(names: &[&str]) -> Digest128 {
 fn sha256_hex(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,12 +39,14 @@ pub struct Context {
     pub sdk: Option<String>,
 }
 
-/// The two kinds of raw record.
+/// The two kinds of raw record; an Avro union tells them apart by the full name of its branch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RawBody {
     /// An item that passed validation, redacted.
+    #[serde(rename = "chatpulse.Native")]
     Native(NativePayload),
     /// An item that did not; its content is not kept.
+    #[serde(rename = "chatpulse.Rejection")]
     Rejection(Rejection),
 }
 

@@ -43,6 +43,10 @@ impl Watermark {
             return Admission::Repeated;
         }
         self.next = offset + 1;
-        if offset == expected { Admission::New } else { Admission::Gap { expected } }
+        if offset == expected {
+            Admission::New
+        } else {
+            Admission::Gap { expected }
+        }
     }
 }
