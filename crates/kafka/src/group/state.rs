@@ -54,13 +54,19 @@ pub(super) enum Effect {
 enum Phase {
     /// Owning whatever was assigned, perhaps nothing.
     Steady,
-    /// Waiting for tasks to end, then giving the assignment back. `leave`: and leaving the group.
+    /// Waiting for tasks to end, then giving the assignment back.
     Releasing {
         deadline: Instant,
-        assigned: bool,
-        leave: bool,
+        then: Then,
     },
     Left,
+}
+
+/// What follows a release; the later wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Then {
+    Stay,
+    Leave,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
