@@ -343,6 +343,7 @@ mod tests {
                         may_commit.remove(&ended);
                         Event::Ended(ended)
                     }
+                    Step::Stop if member.has_left() => continue,
                     Step::Stop => { releasing_since.get_or_insert(now); Event::Stop }
                     Step::Wait(seconds) => { now += Duration::from_secs(seconds); Event::Tick }
                 };
