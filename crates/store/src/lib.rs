@@ -1,1 +1,80 @@
-//! store
+//! ClickHouse, and nothing else of chatpulse speaks to it.
+//!
+//! ```text
+//! sink ── EventRow ─ insert_events(token) ─► events ──views──► conversation_facts, event_health,
+//!                                              │               rejections, session_sequences
+//!                                              ▼
+//!                    audit, metric views, typed queries ──► reports, command line
+//! ```
+//!
+//! The tables and views are in `schemas/clickhouse`, numbered, compiled in, and applied by
+//! [`Store::migrate`]; every metric has its one definition there.
+
+mod config;
+mod error;
+mod insert;
+mod migrations;
+mod rows;
+
+pub use config::{Engine, StoreConfig};
+pub use error::{Disposition, StoreError};
+pub use insert::Inserted;
+pub use migrations::{MIGRATIONS, Migration};
+pub use rows::EventRow;
+
+use std::future::Future;
+
+use clickhouse::Client;
+
+/// A handle on one ClickHouse database; clones share the connection pool.
+#[derive(Clone)]
+pub struct Store {
+    config: StoreConfig,
+    client: Client,
+}
+
+impl Store {
+    /// Makes a handle; nothing is sent yet.
+    pub fn new(config: &StoreConfig) -> Store {
+        let client = Client::default()
+            .with_url(&config.url)
+            .with_database(&config.database)
+            .with_user(&config.user)
+            .with_password(&config.password)
+            .with_product_info("chatpulse", env!("CARGO_PKG_VERSION"));
+        Store {
+            config: config.clone(),
+            client,
+        }
+    }
+
+    /// Succeeds when the server answers and its schema is this binary's.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        let applied = self.applied().await?;
+        migrations::check(&applied)?;
+        match MIGRATIONS
+            .iter()
+            .find(|known| !applied.iter().any(|done| done.version == known.version))
+        {
+            None => Ok(()),
+            Some(missing) => Err(StoreError::SchemaTooOld {
+                missing: missing.version,
+            }),
+        }
+    }
+
+    /// Runs a request under the configured time limit and names what was being done on failure.
+    async fn within<T>(
+        &self,
+        doing: &'static str,
+        request: impl Future<Output = clickhouse::error::Result<T>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.config.query_timeout, request).await {
+            Ok(answer) => answer.map_err(|error| StoreError::from_client(doing, error)),
+            Err(_) => Err(StoreError::Timeout {
+                doing,
+                after: self.config.query_timeout,
+            }),
+        }
+    }
+}

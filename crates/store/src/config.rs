@@ -1,0 +1,60 @@
+use std::fmt;
+use std::time::Duration;
+
+/// Where ClickHouse is and how patiently to speak to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// HTTP interface, e.g. `http://127.0.0.1:8123`.
+    pub url: String,
+    /// Database; made by [`crate::Store::migrate`] where it is missing. Default `chatpulse`.
+    pub database: String,
+    /// User. Default `default`.
+    pub user: String,
+    /// Password; empty for none.
+    pub password: String,
+    /// Table engines that migrations create.
+    pub engine: Engine,
+    /// Longest wait for one chunk of an insert to leave. Default 30 s.
+    pub send_timeout: Duration,
+    /// Longest wait for the server's answer to an insert, its views included. Default 120 s.
+    pub insert_timeout: Duration,
+    /// Longest wait for the answer to a query. Default 120 s.
+    pub query_timeout: Duration,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig {
+            url: "http://127.0.0.1:8123".to_owned(),
+            database: "chatpulse".to_owned(),
+            user: "default".to_owned(),
+            password: String::new(),
+            engine: Engine::MergeTree,
+            send_timeout: Duration::from_secs(30),
+            insert_timeout: Duration::from_secs(120),
+            query_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("url", &self.url)
+            .field("database", &self.database)
+            .field("user", &self.user)
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The engines of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// One server, or the embedded engine.
+    #[default]
+    MergeTree,
+    /// Several replicas. The database must exist and have the `Replicated` engine, so that the
+    /// server carries each statement to every replica and names the tables' paths itself.
+    Replicated,
+}
