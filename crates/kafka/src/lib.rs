@@ -23,6 +23,8 @@ mod group;
 mod partitioner;
 mod publisher;
 mod reader;
+mod supervise;
+mod topics;
 
 pub use admin::{Admin, PartitionLag, TopicSpec};
 pub use batch::{Batch, BatchLimit, Record, RecordRef};
@@ -32,3 +34,5 @@ pub use group::{GroupConfig, Next, Partition, run_group};
 pub use partitioner::partition_for;
 pub use publisher::{Delivered, Delivery, Outcomes, Publication, Publisher, PublisherSettings};
 pub use reader::{PartitionReader, TopicPartition, Watermarks};
+pub use supervise::{Classified, supervise};
+pub use topics::Topics;

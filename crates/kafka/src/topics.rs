@@ -1,0 +1,56 @@
+//! The topics of one installation.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::admin::TopicSpec;
+
+/// Names of the topics; all have the same number of partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    /// What the producer received.
+    pub raw: Arc<str>,
+    /// One outcome per raw record, in the partition of the raw record.
+    pub events: Arc<str>,
+    /// Always empty: the sink's group commits here the end of the range that it is inserting.
+    pub pending: Arc<str>,
+    /// Always empty: the sink's group commits here the raw offset up to which outcomes were seen
+    /// before that range.
+    pub watermark: Arc<str>,
+}
+
+impl Topics {
+    /// The names with `prefix` before each, so that several installations can share brokers.
+    pub fn with_prefix(prefix: &str) -> Self {
+        let name = |topic: &str| format!("{prefix}{topic}").into();
+        Self {
+            raw: name("chat.raw"),
+            events: name("chat.events"),
+            pending: name("chat.events.pending"),
+            watermark: name("chat.events.watermark"),
+        }
+    }
+
+    /// How to create them. Records are kept for ever unless the operator changes the topics: the
+    /// enricher's state is rebuilt from them.
+    pub fn specs(&self, partitions: NonZeroU32, replication: NonZeroU32) -> Vec<TopicSpec> {
+        let keep = [("cleanup.policy", "delete"), ("retention.ms", "-1")];
+        let broker_time = [("message.timestamp.type", "LogAppendTime")];
+        let spec = |name: &Arc<str>, config: &[(&str, &str)]| TopicSpec {
+            name: name.to_string(),
+            partitions: i32::try_from(partitions.get()).unwrap_or(i32::MAX),
+            replication: Some(i32::try_from(replication.get()).unwrap_or(i32::MAX)),
+            config: config
+                .iter()
+                .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+                .collect::<BTreeMap<_, _>>(),
+        };
+        vec![
+            spec(&self.raw, &[keep.as_slice(), &broker_time].concat()),
+            spec(&self.events, &keep),
+            spec(&self.pending, &keep),
+            spec(&self.watermark, &keep),
+        ]
+    }
+}
