@@ -222,6 +222,13 @@ impl Publication {
         self.shared.lock().open == 0
     }
 
+    /// Whether a record is known to have failed. A writer that must leave no gap asks before it
+    /// publishes what comes after.
+    pub fn has_failed(&self) -> bool {
+        let state = self.shared.lock();
+        state.outcomes.iter().any(|outcome| matches!(outcome, Some(Err(_))))
+    }
+
     /// Waits on this thread until every outcome is known.
     ///
     /// # Errors
