@@ -7,8 +7,8 @@
 //! code of its own, sharing nothing with the pipeline, so that the pipeline's answers can be judged.
 //! It is a function of the set of items sent: senders may reorder and interleave them freely.
 //!
-//! Memory is bounded by the window and the longest delay (a few thousand items), plus 8 bytes for
-//! each duration of each conversation, from which the exact quantiles are taken at the end.
+//! Memory is bounded by the window of visits and a queue of a few thousand items held back, plus
+//! 8 bytes for each duration of each conversation: the exact quantiles need them at the end.
 
 mod json;
 mod malformed;
@@ -37,6 +37,9 @@ use visit::{Place, Received, Visit};
 const EARLIEST_BASE_MS: i64 = 1_264_982_400_000;
 /// 2200-01-01: the years of the times that must be refused begin later.
 const LATEST_BASE_MS: i64 = 7_258_118_400_000;
+
+/// Most items that are held back at a time.
+const QUEUE_LIMIT: u64 = 4_096;
 
 /// What to simulate.
 #[derive(Debug, Clone)]
@@ -464,7 +467,7 @@ impl Iterator for Simulator {
                 .queue
                 .first_key_value()
                 .is_some_and(|((due, _), _)| *due <= self.sent);
-            if (due || room == 0)
+            if (due || room == 0 || waiting >= QUEUE_LIMIT)
                 && let Some((_, queued)) = self.queue.pop_first()
             {
                 return Some(self.send(queued));
@@ -476,5 +479,58 @@ impl Iterator for Simulator {
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = usize::try_from(self.options.events - self.sent).unwrap_or(usize::MAX);
         (left, Some(left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(events: u64, faults: FaultRates) -> Options {
+        Options {
+            seed: 1,
+            events,
+            tenants: vec!["acme".into()],
+            base_time_ms: 1_760_000_000_000,
+            run_id: "run".into(),
+            faults,
+        }
+    }
+
+    #[test]
+    fn what_is_held_at_a_time_does_not_grow_with_the_run() {
+        for late in [FaultRates::default().late, 1.0] {
+            let faults = FaultRates {
+                late,
+                ..FaultRates::default()
+            };
+            let mut simulator = Simulator::new(options(60_000, faults));
+            while simulator.next().is_some() {
+                let queued = simulator.queue.len() as u64;
+                assert!(queued <= QUEUE_LIMIT + 4, "{queued} items queued");
+                let visits = simulator.visits.len();
+                assert!(
+                    visits <= simulator.queue.len() + simulator.window,
+                    "{visits} visits held"
+                );
+            }
+            assert_eq!(simulator.sent, 60_000);
+            assert!(simulator.queue.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_simulator_can_move_to_another_thread() {
+        fn send<T: Send>(_: &T) {}
+        send(&Simulator::new(options(0, FaultRates::NONE)));
+    }
+
+    #[test]
+    #[should_panic(expected = "at least one tenant")]
+    fn a_run_without_tenants_is_refused() {
+        Simulator::new(Options {
+            tenants: Vec::new(),
+            ..options(1, FaultRates::NONE)
+        });
     }
 }
