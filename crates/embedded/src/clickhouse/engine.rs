@@ -1,0 +1,208 @@
+//! The running engine: started once per process and data path, asked for a connection per request.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::exception::Exception;
+use super::ffi::{Connection, EngineError, Library, Query};
+use super::sql;
+
+/// Settings that make the body of an `INSERT` one block, whatever its format: one part per
+/// partition, one entry of the deduplication window per table, all or nothing.
+///
+/// They are the default of every request here. A sink that also talks to a ClickHouse server should
+/// send them with its inserts: there `async_insert` is on by default since 26.x, and the server
+/// then decides about blocks.
+///
+/// The limits are a thousand times what a body can hold: a block is squashed until it reaches
+/// `min_insert_block_size_rows` *or* `_bytes`, and never cut below `max_insert_block_size`.
+pub const INSERT_AS_ONE_BLOCK_SETTINGS: [(&str, &str); 7] = [
+    ("async_insert", "0"),
+    ("input_format_parallel_parsing", "0"),
+    ("max_insert_threads", "1"),
+    ("max_insert_block_size", "1000000000"),
+    ("max_insert_block_size_bytes", "0"),
+    ("min_insert_block_size_rows", "1000000000"),
+    ("min_insert_block_size_bytes", "1000000000000"),
+];
+
+/// Settings of a request before its own: what a ClickHouse server has, where libchdb differs.
+const SERVER_LIKE_SETTINGS: [(&str, &str); 2] = [
+    ("implicit_select", "0"),
+    ("allow_introspection_functions", "0"),
+];
+
+/// The settings that every request starts from.
+pub(super) fn base_settings() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SERVER_LIKE_SETTINGS
+        .into_iter()
+        .chain(INSERT_AS_ONE_BLOCK_SETTINGS)
+}
+
+pub(super) struct Engine {
+    library: &'static Library,
+    path_argument: String,
+    /// Keeps the engine running: it ends with its last connection.
+    _anchor: Mutex<Connection>,
+    pub(super) version: String,
+    pub(super) timezone: String,
+    pub(super) display_name: String,
+    /// The data path, released when the engine has ended. Declared last: dropped last.
+    _running: Running,
+}
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(
+        "this process already runs ClickHouse on {0}; libchdb has one data path per process, so \
+         share that instance, or shut it down first"
+    )]
+    AlreadyRunning(PathBuf),
+    #[error("the engine refused to start on {0}; what it wrote to standard error says why")]
+    Refused(PathBuf),
+    #[error("the data path {0} is not UTF-8")]
+    Path(PathBuf),
+    #[error("the engine started but does not answer: {0}")]
+    Silent(#[from] EngineError),
+}
+
+static RUNNING: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// The mark that this process runs an engine.
+struct Running;
+
+impl Running {
+    fn mark(path: &Path) -> Result<Self, StartError> {
+        let mut running = RUNNING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &*running {
+            Some(other) => Err(StartError::AlreadyRunning(other.clone())),
+            None => {
+                *running = Some(path.to_owned());
+                Ok(Self)
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *RUNNING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+    }
+}
+
+impl Engine {
+    /// Starts the engine on `path`. Blocks; parts are loaded, broken ones of a crash set aside.
+    pub(super) fn start(
+        library: &'static Library,
+        path: &Path,
+        memory_limit_bytes: u64,
+    ) -> Result<Self, StartError> {
+        let running = Running::mark(path)?;
+        let text = path
+            .to_str()
+            .ok_or_else(|| StartError::Path(path.to_owned()))?;
+        let path_argument = format!("--path={text}");
+        let mut arguments = vec![path_argument.clone()];
+        arguments.extend(server_settings(memory_limit_bytes));
+        let anchor = library
+            .connect(&arguments)
+            .ok_or_else(|| StartError::Refused(path.to_owned()))?;
+        let sql = b"SELECT version(), timezone(), displayName()";
+        let chunk = anchor.query(Query {
+            sql,
+            format: "TabSeparated",
+            params: &[],
+        })?;
+        let line = String::from_utf8_lossy(&chunk.data).trim_end().to_owned();
+        let mut fields = line.split('\t').map(str::to_owned);
+        let mut field = || fields.next().unwrap_or_default();
+        Ok(Self {
+            library,
+            path_argument,
+            version: field(),
+            timezone: field(),
+            display_name: field(),
+            _anchor: Mutex::new(anchor),
+            _running: running,
+        })
+    }
+
+    /// A connection with the engine's own defaults.
+    pub(super) fn connect(&self) -> Result<Connection, Exception> {
+        let connection = self
+            .library
+            .connect(std::slice::from_ref(&self.path_argument));
+        connection.ok_or_else(|| EngineError("the engine gave no connection".into()).into())
+    }
+
+    /// Gives `connection` its settings, the later of a name winning.
+    pub(super) fn set(connection: &Connection, settings: &[(&str, &str)]) -> Result<(), Exception> {
+        let assignments: Vec<String> = settings
+            .iter()
+            .enumerate()
+            .filter(|(at, (name, _))| !settings[at + 1..].iter().any(|(later, _)| later == name))
+            .map(|(_, (name, value))| {
+                format!("{} = {}", sql::identifier(name), sql::literal(value))
+            })
+            .collect();
+        let sql = format!("SET {}", assignments.join(", "));
+        connection.query(Query {
+            sql: sql.as_bytes(),
+            format: "Null",
+            params: &[],
+        })?;
+        Ok(())
+    }
+
+    /// Asks the engine to stop the statement with this `log_comment`; it does so at its next block.
+    pub(super) fn kill(&self, comment: &str) {
+        let sql = format!(
+            "KILL QUERY WHERE Settings['log_comment'] = {} ASYNC FORMAT Null",
+            sql::literal(comment)
+        );
+        let query = Query {
+            sql: sql.as_bytes(),
+            format: "Null",
+            params: &[],
+        };
+        let killed = self
+            .connect()
+            .and_then(|c| c.query(query).map_err(Exception::from));
+        if let Err(exception) = killed {
+            tracing::debug!(
+                error = exception.message,
+                "a cancelled query could not be killed"
+            );
+        }
+    }
+}
+
+/// Server settings, small enough for a machine that also runs the pipeline. Names and defaults:
+/// <https://clickhouse.com/docs/operations/server-configuration-parameters/settings>.
+fn server_settings(memory_limit_bytes: u64) -> impl Iterator<Item = String> {
+    const MIB: u64 = 1024 * 1024;
+    [
+        ("max_server_memory_usage", memory_limit_bytes),
+        ("mark_cache_size", 64 * MIB),
+        ("primary_index_cache_size", 32 * MIB),
+        ("index_mark_cache_size", 16 * MIB),
+        ("uncompressed_cache_size", 0),
+        ("mmap_cache_size", 64),
+        ("parquet_metadata_cache_size", MIB),
+        ("iceberg_metadata_files_cache_size", MIB),
+        ("query_condition_cache_size", 8 * MIB),
+        ("compiled_expression_cache_size", 16 * MIB),
+        ("background_pool_size", 4),
+        ("background_schedule_pool_size", 8),
+        ("max_thread_pool_size", 1000),
+        ("max_thread_pool_free_size", 50),
+        ("max_concurrent_queries", 100),
+    ]
+    .into_iter()
+    .map(|(name, value)| format!("--{name}={value}"))
+}

@@ -1,0 +1,705 @@
+//! The HTTP side: one request in, one statement on a connection of its own, one answer out.
+//!
+//! ```text
+//! request ─ Options, Plan ─► permit ─► blocking thread: connect, SET, USE, run ─► answer
+//!    body ─ decompress ────► data ───► append …                        blocks ─► body
+//! ```
+//!
+//! Opening a connection to the running engine takes a quarter of a millisecond, so each request has
+//! its own: its settings, current database and temporary tables end with it, as in ClickHouse
+//! without a session.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body as HttpBody;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::codec::{self, ByteStream, Encoding};
+use super::engine::Engine;
+use super::exception::{Code, Exception};
+use super::ffi::{Connection, Query, Stats};
+use super::format::{self, Joining};
+use super::request::{Body, Options, Plan};
+use super::sql::{self, Kind};
+
+/// Statements that run at the same time.
+pub(super) const MAX_QUERIES: usize = 16;
+/// How long a statement waits for its turn before it is answered with 503.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a body that is read to its end, and thrown away, after its statement has failed.
+const MAX_DRAIN_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of a result that has to be collected before it is sent.
+const MAX_BUFFERED_RESULT_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What every request shares.
+pub(super) struct Server {
+    pub(super) engine: Arc<Engine>,
+    pub(super) password: Option<String>,
+    pub(super) permits: Arc<Semaphore>,
+}
+
+/// Answers one request.
+pub(super) async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
+    match request.uri().path() {
+        "/ping" => plain(StatusCode::OK, "Ok.\n"),
+        "/replicas_status" => plain(StatusCode::OK, "Ok.\n"),
+        "/" => match *request.method() {
+            Method::GET if request.uri().query().is_none() => plain(StatusCode::OK, "Ok.\n"),
+            Method::GET | Method::HEAD | Method::POST => {
+                let started = Instant::now();
+                let mut failed = Failed::default();
+                match server.answer(request, &mut failed, started).await {
+                    Ok(response) => response,
+                    Err(exception) => server.refuse(&exception, &failed),
+                }
+            }
+            _ => plain(StatusCode::METHOD_NOT_ALLOWED, "Use GET or POST.\n"),
+        },
+        path => {
+            let text = format!("There is no handle {path}\n\nUse / or /ping for health checks.\n");
+            plain(StatusCode::NOT_FOUND, text)
+        }
+    }
+}
+
+/// How the answer to a failed request is written, as far as is known when it fails.
+#[derive(Default)]
+struct Failed {
+    query_id: Option<String>,
+    output: Output,
+}
+
+/// How an answer is compressed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Output {
+    blocks: bool,
+    encoding: Option<Encoding>,
+}
+
+impl Output {
+    fn of(options: &Options, headers: &HeaderMap) -> Self {
+        let enabled = !matches!(
+            options.setting("enable_http_compression"),
+            Some("0" | "false")
+        );
+        let encoding = Encoding::accepted(headers).filter(|_| enabled);
+        Self {
+            blocks: options.compress,
+            encoding,
+        }
+    }
+
+    fn respond(self, mut response: Response, body: ByteStream) -> Response {
+        let body = if self.blocks {
+            body.map(|chunk| chunk.map(|chunk| codec::encode_blocks(&chunk)))
+                .boxed()
+        } else {
+            body
+        };
+        let body = match self.encoding {
+            Some(encoding) => {
+                let name = HeaderValue::from_static(encoding.name());
+                response.headers_mut().insert(CONTENT_ENCODING, name);
+                encoding.encode(body)
+            }
+            None => body,
+        };
+        *response.body_mut() = HttpBody::from_stream(body);
+        response
+    }
+
+    const fn is_plain(self) -> bool {
+        !self.blocks && self.encoding.is_none()
+    }
+}
+
+impl Server {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        failed: &mut Failed,
+        started: Instant,
+    ) -> Result<Response, Exception> {
+        let (parts, raw) = request.into_parts();
+        let mut options = Options::read(&parts.method, &parts.uri, &parts.headers)?;
+        self.authenticate(&options, &parts.headers)?;
+        let query_id = options.query_id.clone().unwrap_or_else(random_id);
+        failed.query_id = Some(query_id.clone());
+        failed.output = Output::of(&options, &parts.headers);
+        let raw = raw
+            .into_data_stream()
+            .map(|chunk| chunk.map_err(std::io::Error::other))
+            .boxed();
+        let encoding = Encoding::of_request(&parts.headers)?;
+        let mut body = Body::new(raw, encoding, options.decompress);
+        let plan = Plan::read(&mut options, &mut body, &parts.headers).await?;
+        if options.readonly && matches!(plan.kind, Kind::Insert { .. } | Kind::InsertSelect) {
+            let text = "Cannot execute query in readonly mode. For queries over HTTP, method GET \
+                        implies readonly. You should use method POST for modifying queries";
+            return Err(Exception::new(Code::Readonly, text));
+        }
+        let queued = tokio::time::timeout(QUEUE_TIMEOUT, self.permits.clone().acquire_owned());
+        let permit = queued.await.ok().and_then(Result::ok).ok_or_else(|| {
+            let text = format!("Too many simultaneous queries. Maximum: {MAX_QUERIES}");
+            Exception::new(Code::TooManySimultaneousQueries, text)
+        })?;
+
+        let (input, data) = mpsc::channel(4);
+        let (head, reply) = oneshot::channel();
+        let cancel = CancelOnDrop {
+            engine: Some(self.engine.clone()),
+            query_id: query_id.clone(),
+        };
+        let inserting = matches!(plan.kind, Kind::Insert { .. });
+        let job = Job {
+            options,
+            query_id: query_id.clone(),
+            plan,
+            data,
+        };
+        let engine = self.engine.clone();
+        tokio::task::spawn_blocking(move || {
+            job.run(&engine, head);
+            drop(permit);
+        });
+        if inserting {
+            feed(&mut body, input).await?;
+        } else {
+            drop(input);
+        }
+        let lost = |_| {
+            Exception::new(
+                Code::QueryWasCancelled,
+                "The statement ended without an answer",
+            )
+        };
+        match reply.await.map_err(lost)? {
+            Ok(reply) => Ok(self.respond(reply, failed, (cancel, started))),
+            Err(exception) => {
+                cancel.disarm();
+                Err(exception)
+            }
+        }
+    }
+
+    fn respond(
+        &self,
+        reply: Reply,
+        failed: &Failed,
+        (cancel, started): (CancelOnDrop, Instant),
+    ) -> Response {
+        let mut response = self.head(StatusCode::OK, failed.query_id.as_deref());
+        let headers = response.headers_mut();
+        set(
+            headers,
+            "X-ClickHouse-Summary",
+            &summary(reply.stats, started.elapsed()),
+        );
+        match &reply.format {
+            Some(format) => {
+                set(headers, "X-ClickHouse-Format", format);
+                headers.insert(
+                    CONTENT_TYPE,
+                    HeaderValue::from_static(format::content_type(format)),
+                );
+            }
+            None => {
+                headers.insert(
+                    CONTENT_TYPE,
+                    HeaderValue::from_static("text/plain; charset=UTF-8"),
+                );
+            }
+        }
+        let Some(rest) = reply.rest else {
+            cancel.disarm();
+            let body: Vec<_> = reply.ready.into();
+            if failed.output.is_plain() {
+                *response.body_mut() = match <[Bytes; 1]>::try_from(body) {
+                    Ok([one]) => HttpBody::from(one),
+                    Err(many) => HttpBody::from(many.concat()),
+                };
+                return response;
+            }
+            let body = futures::stream::iter(body.into_iter().map(Ok)).boxed();
+            return failed.output.respond(response, body);
+        };
+        let tag = random_tag();
+        set(response.headers_mut(), "X-ClickHouse-Exception-Tag", &tag);
+        let stream = Streamed {
+            ready: reply.ready,
+            rest,
+            cancel: Some(cancel),
+            broken: Broken::No,
+        };
+        failed
+            .output
+            .respond(response, stream.bytes(tag, self.engine.version.clone()))
+    }
+
+    fn refuse(&self, exception: &Exception, failed: &Failed) -> Response {
+        let mut response = self.head(exception.status(), failed.query_id.as_deref());
+        let headers = response.headers_mut();
+        set(
+            headers,
+            "X-ClickHouse-Exception-Code",
+            &exception.code.to_string(),
+        );
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=UTF-8"),
+        );
+        if exception.status() == StatusCode::UNAUTHORIZED {
+            let realm = HeaderValue::from_static("Basic realm=\"ClickHouse server HTTP API\"");
+            headers.insert(WWW_AUTHENTICATE, realm);
+        }
+        let text = Bytes::from(exception.body(&self.engine.version));
+        failed
+            .output
+            .respond(response, futures::stream::iter([Ok(text)]).boxed())
+    }
+
+    fn head(&self, status: StatusCode, query_id: Option<&str>) -> Response {
+        let mut response = Response::new(HttpBody::empty());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        set(
+            headers,
+            "X-ClickHouse-Server-Display-Name",
+            &self.engine.display_name,
+        );
+        set(headers, "X-ClickHouse-Timezone", &self.engine.timezone);
+        if let Some(query_id) = query_id {
+            set(headers, "X-ClickHouse-Query-Id", query_id);
+        }
+        response
+    }
+
+    fn authenticate(&self, options: &Options, headers: &HeaderMap) -> Result<(), Exception> {
+        let user = options.user.as_deref().unwrap_or_default();
+        if !matches!(user, "" | "default") {
+            let text = format!("{user}: Authentication failed: there is only the user `default`");
+            return Err(Exception::new(Code::AuthenticationFailed, text));
+        }
+        let Some(wanted) = &self.password else {
+            // Without a password any page in a browser could reach the port: those say who they are.
+            let foreign = headers
+                .get(ORIGIN)
+                .is_some_and(|origin| !is_loopback_origin(origin));
+            return if foreign {
+                let text = "Requests of web pages need a password to be set";
+                Err(Exception::new(Code::AuthenticationFailed, text))
+            } else {
+                Ok(())
+            };
+        };
+        match options.password.as_deref() {
+            Some(given) if same(given.as_bytes(), wanted.as_bytes()) => Ok(()),
+            None | Some("") => Err(Exception::new(
+                Code::RequiredPassword,
+                "default: a password is required",
+            )),
+            Some(_) => {
+                let text = "default: Authentication failed: password is incorrect";
+                Err(Exception::new(Code::AuthenticationFailed, text))
+            }
+        }
+    }
+}
+
+/// Compares without telling by its time how much was right.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+fn is_loopback_origin(origin: &HeaderValue) -> bool {
+    let Some(host) = origin
+        .to_str()
+        .ok()
+        .and_then(|o| o.split_once("://"))
+        .map(|(_, host)| host)
+    else {
+        return false;
+    };
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+fn plain(status: StatusCode, text: impl Into<HttpBody>) -> Response {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/html; charset=UTF-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn summary(stats: Stats, elapsed: Duration) -> String {
+    format!(
+        "{{\"read_rows\":\"{}\",\"read_bytes\":\"{}\",\"written_rows\":\"{}\",\"written_bytes\":\"{}\",\
+         \"total_rows_to_read\":\"0\",\"result_rows\":\"{}\",\"result_bytes\":\"{}\",\
+         \"elapsed_ns\":\"{}\"}}",
+        stats.read_rows,
+        stats.read_bytes,
+        stats.written_rows,
+        stats.written_bytes,
+        stats.result_rows,
+        stats.result_bytes,
+        elapsed.as_nanos()
+    )
+}
+
+fn random_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Sixteen lower-case letters that no row can be expected to hold.
+fn random_tag() -> String {
+    uuid::Uuid::new_v4()
+        .as_bytes()
+        .iter()
+        .map(|b| char::from(b'a' + b % 26))
+        .collect()
+}
+
+/// A piece of an `INSERT`'s data, or its proper end. A channel that closes without the end means
+/// that the client is gone, and that nothing may be committed.
+enum Input {
+    Data(Bytes),
+    End,
+}
+
+/// Hands the body to the statement's thread. When the statement fails early, the rest of the body
+/// is read and thrown away, so that the client gets to read why.
+async fn feed(body: &mut Body, input: mpsc::Sender<Input>) -> Result<(), Exception> {
+    while let Some(chunk) = body.next().await? {
+        if input.send(Input::Data(chunk)).await.is_err() {
+            let mut drained = 0;
+            while drained < MAX_DRAIN_BYTES {
+                let Ok(Some(chunk)) = body.next().await else {
+                    break;
+                };
+                drained += chunk.len();
+            }
+            return Ok(());
+        }
+    }
+    let _ = input.send(Input::End).await;
+    Ok(())
+}
+
+/// What a statement answers: the blocks that are there, and those to come.
+struct Reply {
+    format: Option<String>,
+    stats: Stats,
+    ready: VecDeque<Bytes>,
+    rest: Option<mpsc::Receiver<Result<Bytes, Exception>>>,
+}
+
+/// One statement with all that it needs to run.
+struct Job {
+    options: Options,
+    query_id: String,
+    plan: Plan,
+    data: mpsc::Receiver<Input>,
+}
+
+type Head = oneshot::Sender<Result<Reply, Exception>>;
+
+impl Job {
+    /// Runs on a thread that may block.
+    fn run(mut self, engine: &Engine, head: Head) {
+        let connection = match self.connect(engine) {
+            Ok(connection) => connection,
+            Err(exception) => {
+                let _ = head.send(Err(exception));
+                return;
+            }
+        };
+        let joining = self.joining();
+        match self.plan.kind {
+            Kind::Insert { .. } => {
+                let inserted = self.insert(&connection);
+                if let Some(result) = inserted.transpose() {
+                    let _ = head.send(result);
+                }
+            }
+            Kind::Select { .. } if joining != Joining::Whole => {
+                self.stream(&connection, joining, head)
+            }
+            _ => {
+                let _ = head.send(self.collect(&connection));
+            }
+        }
+    }
+
+    fn connect(&self, engine: &Engine) -> Result<Connection, Exception> {
+        let connection = engine.connect()?;
+        let options = &self.options;
+        let bound = MAX_BUFFERED_RESULT_BYTES.to_string();
+        let mut settings = vec![("log_comment", self.query_id.as_str())];
+        for (name, value) in super::engine::base_settings() {
+            settings.push((name, value));
+        }
+        if self.joining() == Joining::Whole {
+            settings.push(("max_result_bytes", &bound));
+        }
+        settings.extend(
+            options
+                .settings
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        if options.readonly {
+            settings.push(("readonly", "2"));
+        }
+        Engine::set(&connection, &settings)?;
+        if let Some(database) = options.database.as_deref().filter(|name| !name.is_empty()) {
+            let sql = format!("USE {}", sql::identifier(database));
+            connection.query(Query {
+                sql: sql.as_bytes(),
+                format: "Null",
+                params: &[],
+            })?;
+        }
+        Ok(connection)
+    }
+
+    /// The format of the result.
+    fn format(&self) -> &str {
+        let named = self.plan.format.as_deref();
+        named
+            .or(self.options.default_format.as_deref())
+            .unwrap_or("TabSeparated")
+    }
+
+    fn query<'a>(&'a self, format: &'a str) -> Query<'a> {
+        Query {
+            sql: &self.plan.sql,
+            format,
+            params: &self.options.params,
+        }
+    }
+
+    fn joining(&self) -> Joining {
+        let streamable = matches!(self.plan.kind, Kind::Select { totals: false });
+        let settings = ["extremes", "output_format_json_array_of_rows"];
+        let shaped = settings.iter().any(|name| {
+            self.options.setting(name).is_some() || contains(&self.plan.sql, name.as_bytes())
+        });
+        if streamable && !shaped && !self.options.wait_end_of_query {
+            format::joining(self.format())
+        } else {
+            Joining::Whole
+        }
+    }
+
+    fn collect(&self, connection: &Connection) -> Result<Reply, Exception> {
+        let chunk = connection.query(self.query(self.format()))?;
+        let writes = self.plan.kind == Kind::InsertSelect;
+        let ready = VecDeque::from([chunk.data]);
+        let format = (!writes).then(|| self.format().to_owned());
+        Ok(Reply {
+            format,
+            stats: chunk.stats,
+            ready,
+            rest: None,
+        })
+    }
+
+    /// Sends a `SELECT`'s blocks as they come. Two are awaited before the answer begins: most
+    /// results are one block, and then their summary is exact and a late error has its own status.
+    fn stream(&self, connection: &Connection, joining: Joining, head: Head) {
+        let started = || {
+            let mut stream = connection.stream(self.query(self.format()))?;
+            let mut ready = VecDeque::new();
+            let mut stats = Stats::default();
+            while ready.len() < 2 {
+                let Some(chunk) = stream.next()? else { break };
+                let header = if ready.is_empty() {
+                    0
+                } else {
+                    joining.header(&chunk.data)
+                };
+                stats += chunk.stats;
+                ready.push_back(chunk.data.slice(header..));
+            }
+            Ok::<_, Exception>((stream, ready, stats))
+        };
+        let (mut stream, ready, stats) = match started() {
+            Ok(started) => started,
+            Err(exception) => {
+                let _ = head.send(Err(exception));
+                return;
+            }
+        };
+        let format = Some(self.format().to_owned());
+        let (output, rest) = mpsc::channel(2);
+        let rest = (ready.len() == 2).then_some(rest);
+        let more = rest.is_some();
+        if head
+            .send(Ok(Reply {
+                format,
+                stats,
+                ready,
+                rest,
+            }))
+            .is_err()
+            || !more
+        {
+            return;
+        }
+        loop {
+            let block = match stream.next() {
+                Ok(Some(chunk)) => Ok(chunk.data.slice(joining.header(&chunk.data)..)),
+                Ok(None) => return,
+                Err(error) => Err(Exception::from(error)),
+            };
+            let last = block.is_err();
+            if output.blocking_send(block).is_err() || last {
+                return;
+            }
+        }
+    }
+
+    /// Inserts the data; `None` when the client left before its end, and nothing was committed.
+    fn insert(&mut self, connection: &Connection) -> Result<Option<Reply>, Exception> {
+        let format = self.plan.format.as_deref().unwrap_or("Values");
+        let query = Query {
+            sql: &self.plan.sql,
+            format,
+            params: &self.options.params,
+        };
+        let mut stream = connection.insert(query)?;
+        if !self.plan.data.is_empty() {
+            stream.append(&self.plan.data)?;
+        }
+        loop {
+            match self.data.blocking_recv() {
+                Some(Input::Data(chunk)) => stream.append(&chunk)?,
+                Some(Input::End) => break,
+                None => return Ok(None),
+            }
+        }
+        let mut stats = stream.finish()?;
+        stats.read_rows = stats.read_rows.max(stats.written_rows);
+        Ok(Some(Reply {
+            format: None,
+            stats,
+            ready: VecDeque::new(),
+            rest: None,
+        }))
+    }
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len())
+        .any(|w| w.eq_ignore_ascii_case(word))
+}
+
+/// Kills the statement of a request that was dropped: its client has gone away.
+struct CancelOnDrop {
+    engine: Option<Arc<Engine>>,
+    query_id: String,
+}
+
+impl CancelOnDrop {
+    fn disarm(mut self) {
+        self.engine = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        let Some(engine) = self.engine.take() else {
+            return;
+        };
+        let query_id = std::mem::take(&mut self.query_id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || engine.kill(&query_id));
+        }
+    }
+}
+
+/// How far a broken stream has been broken off.
+enum Broken {
+    No,
+    /// The exception was sent; the connection must break next.
+    Told,
+    Done,
+}
+
+/// The blocks of an answer that is longer than what was ready.
+struct Streamed {
+    ready: VecDeque<Bytes>,
+    rest: mpsc::Receiver<Result<Bytes, Exception>>,
+    cancel: Option<CancelOnDrop>,
+    broken: Broken,
+}
+
+impl Streamed {
+    /// After an exception its text, tagged as ClickHouse tags it, is the last of the body, and the
+    /// connection ends without the end of the body: whoever does not know the tag sees that too.
+    fn bytes(self, tag: String, version: String) -> ByteStream {
+        futures::stream::unfold(self, move |mut this| {
+            let (tag, version) = (tag.clone(), version.clone());
+            async move {
+                match this.broken {
+                    Broken::No => {}
+                    Broken::Told => {
+                        // Once around the scheduler: what was written must go out before the break.
+                        tokio::task::yield_now().await;
+                        this.broken = Broken::Done;
+                        let broken =
+                            std::io::Error::other("the query failed after its answer began");
+                        return Some((Err(broken), this));
+                    }
+                    Broken::Done => return None,
+                }
+                if let Some(block) = this.ready.pop_front() {
+                    return Some((Ok(block), this));
+                }
+                match this.rest.recv().await {
+                    Some(Ok(block)) => Some((Ok(block), this)),
+                    Some(Err(exception)) => {
+                        this.disarm();
+                        this.broken = Broken::Told;
+                        Some((Ok(tagged(&exception, &tag, &version)), this))
+                    }
+                    None => {
+                        this.disarm();
+                        None
+                    }
+                }
+            }
+        })
+        .boxed()
+    }
+
+    fn disarm(&mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            cancel.disarm();
+        }
+    }
+}
+
+/// `\r\n__exception__\r\nTAG\r\nmessage\nlength TAG\r\n__exception__\r\n`, of ClickHouse 25.11 on.
+fn tagged(exception: &Exception, tag: &str, version: &str) -> Bytes {
+    let message = exception.body(version);
+    let length = message.len();
+    Bytes::from(format!(
+        "\r\n__exception__\r\n{tag}\r\n{message}{length} {tag}\r\n__exception__\r\n"
+    ))
+}
