@@ -1,0 +1,213 @@
+//! The tenants file as it stands on disk.
+
+use std::{
+    fmt,
+    io::Write as _,
+    num::{NonZeroU32, NonZeroUsize},
+    path::Path,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Snapshot, TenantsError};
+
+/// The whole file: `[[tenant]]` tables.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantsFile {
+    /// Every tenant; at least one.
+    #[serde(default)]
+    pub tenant: Vec<TenantEntry>,
+}
+
+/// One tenant.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantEntry {
+    /// Name in every record, row and report: `[a-z0-9][a-z0-9_-]{0,62}`. Never reuse one.
+    pub id: String,
+    /// Secret of at least 16 bytes under which personal identifiers are pseudonymised. Changing
+    /// it makes every visitor a new one.
+    pub salt: String,
+    /// Origins whose pages may send: `https://host[:port]`, `https://*.domain[:port]`, `*`.
+    /// Requests without an `Origin` header (servers) are not concerned.
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
+    /// Silence after which a conversation counts as closed, e.g. `24h`.
+    #[serde(
+        default = "day",
+        with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required"
+    )]
+    pub conversation_timeout: Duration,
+    /// Keys that may write for this tenant.
+    #[serde(default)]
+    pub write_keys: Vec<WriteKeyEntry>,
+    /// Limits; what is left out has the default.
+    #[serde(default)]
+    pub limits: LimitsEntry,
+}
+
+/// One write key, known by its hash only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriteKeyEntry {
+    /// Name of the key in records, unique in its tenant, of the form of a tenant's id.
+    pub id: String,
+    /// SHA-256 of the key, hex.
+    pub sha256: String,
+    /// A revoked key is refused, and told apart from one that never was.
+    #[serde(default)]
+    pub revoked: bool,
+}
+
+/// What a tenant may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsEntry {
+    /// Requests per second in the long run.
+    pub requests_per_second: NonZeroU32,
+    /// Requests that may come at once after a pause.
+    pub burst: NonZeroU32,
+    /// Size of one item; bytes.
+    pub max_item_bytes: NonZeroUsize,
+}
+
+impl Default for LimitsEntry {
+    fn default() -> Self {
+        const fn some(n: u32) -> NonZeroU32 {
+            match NonZeroU32::new(n) {
+                Some(n) => n,
+                None => NonZeroU32::MIN,
+            }
+        }
+        Self {
+            requests_per_second: some(1_000),
+            burst: some(2_000),
+            max_item_bytes: NonZeroUsize::MIN.saturating_add(64 * 1024 - 1),
+        }
+    }
+}
+
+fn day() -> Duration {
+    Duration::from_secs(24 * 60 * 60)
+}
+
+/// The salt stays out of logs.
+impl fmt::Debug for TenantEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TenantEntry")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A write key in plain text. It exists where it is made, and at the sender; here it is known by
+/// its hash.
+pub struct WriteKey(String);
+
+impl WriteKey {
+    /// The key itself, to be handed to its owner and to nobody else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for WriteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WriteKey(…)")
+    }
+}
+
+/// The hash under which a key is known.
+pub(super) fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+/// A tenant with a fresh salt and one fresh write key, `web`. The key cannot be had again.
+pub fn new_tenant(id: &str) -> Result<(TenantEntry, WriteKey), TenantsError> {
+    let key = WriteKey(format!("cpw_{}", random_hex::<24>()?));
+    let entry = TenantEntry {
+        id: id.to_owned(),
+        salt: random_hex::<32>()?,
+        allowed_origins: Vec::new(),
+        conversation_timeout: day(),
+        write_keys: vec![WriteKeyEntry {
+            id: "web".to_owned(),
+            sha256: hex::encode(hash(key.expose())),
+            revoked: false,
+        }],
+        limits: LimitsEntry::default(),
+    };
+    Ok((entry, key))
+}
+
+fn random_hex<const N: usize>() -> Result<String, TenantsError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(TenantsError::Random)?;
+    Ok(hex::encode(bytes))
+}
+
+impl TenantsFile {
+    /// Reads and types the file; what the values mean is checked by [`Snapshot`].
+    pub(super) fn read(path: &Path) -> Result<Self, TenantsError> {
+        let text = std::fs::read_to_string(path).map_err(|error| TenantsError::Read {
+            path: path.into(),
+            error,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, TenantsError> {
+        toml::from_str(text).map_err(|error| TenantsError::Syntax {
+            path: path.into(),
+            error: Box::new(error),
+        })
+    }
+
+    /// Adds a tenant at the end of the file, which is made if it is not there; what stands in it
+    /// stays as it is, comments included. The new file is checked as a whole, then replaces the
+    /// old one in one step, readable by its owner alone.
+    pub fn append(path: &Path, entry: &TenantEntry) -> Result<(), TenantsError> {
+        let failed = |error| TenantsError::Write {
+            path: path.into(),
+            error,
+        };
+        let mut text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(TenantsError::Read {
+                    path: path.into(),
+                    error,
+                });
+            }
+        };
+        let added = toml::to_string(&Self {
+            tenant: vec![entry.clone()],
+        })
+        .map_err(|error| failed(std::io::Error::other(error)))?;
+        if !text.is_empty() {
+            text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
+        }
+        text.push_str(&added);
+        Snapshot::new(&Self::parse(&text, path)?, &Snapshot::default())
+            .map_err(|invalid| invalid.of(path))?;
+        replace(path, text.as_bytes()).map_err(failed)
+    }
+}
+
+/// Writes a file so that a reader sees the old or the new one, and a crash leaves one of them.
+fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // tempfile makes its files with mode 0600.
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    std::fs::File::open(folder)?.sync_all()
+}
