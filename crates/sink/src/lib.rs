@@ -1,1 +1,79 @@
-//! sink
+//! The sink: `chat.events` → ClickHouse, every outcome once, in the table and in every view.
+//!
+//! ```text
+//! next batch ──► range [first, end) ──► commit the range ──► insert as one block, one token ──► commit its end
+//!                                            │ crash
+//!                                            └──► the same range again, with the same token
+//! ```
+//!
+//! The range is committed before it is inserted ([`ledger`]), fenced by the group's generation, so
+//! whoever comes next inserts exactly the same rows under the same token, and ClickHouse drops what
+//! it already has.
+
+mod error;
+mod ledger;
+mod metrics;
+mod partition;
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use chatpulse_kafka::{GroupConfig, KafkaConfig, Topics, run_group, supervise};
+use chatpulse_model::{
+    Event,
+    avro::{Codec, Framing},
+};
+use chatpulse_store::Store;
+use tokio_util::sync::CancellationToken;
+
+pub use error::SinkError;
+pub use metrics::Metrics;
+
+/// What a sink needs to know.
+#[derive(Clone)]
+pub struct Config {
+    /// The brokers.
+    pub kafka: KafkaConfig,
+    /// The topics.
+    pub topics: Topics,
+    /// Consumer group; all sinks of an installation share it. The ranges are committed under it.
+    pub group: String,
+    /// The store; its schema must be migrated.
+    pub store: Store,
+    /// How outcomes are framed.
+    pub event_framing: Framing,
+    /// Most outcomes in one insert.
+    pub batch_rows: NonZeroU32,
+    /// Longest wait for a batch to fill once its first outcome is there.
+    pub batch_wait: Duration,
+}
+
+/// How long a partition that is taken away may take to let go; an insert under way may go on that
+/// long. It is harmless afterwards: the next owner inserts the same range.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Carries outcomes until `shutdown`; passing failures are retried.
+///
+/// # Errors
+/// A failure that does not pass by itself: wrong settings, another schema, a record that is no
+/// outcome.
+pub async fn run(
+    config: Config,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), SinkError> {
+    let events = Codec::<Event>::new(config.event_framing)?;
+    let runtime = tokio::runtime::Handle::current();
+    let stage = Arc::new(partition::Stage { config, events, metrics, runtime });
+    let group = || {
+        let group = GroupConfig {
+            kafka: stage.config.kafka.clone(),
+            group: stage.config.group.clone(),
+            topics: vec![stage.config.topics.events.to_string()],
+            patience: PATIENCE,
+        };
+        let stage = Arc::clone(&stage);
+        let task = move |input| partition::drain(input, &stage);
+        run_group(group, task, shutdown.clone())
+    };
+    supervise(group, &shutdown).await.map_err(SinkError::from)
+}
