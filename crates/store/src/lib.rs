@@ -10,16 +10,24 @@
 //! The tables and views are in `schemas/clickhouse`, numbered, compiled in, and applied by
 //! [`Store::migrate`]; every metric has its one definition there.
 
+mod audit;
 mod config;
 mod error;
 mod insert;
 mod migrations;
+mod queries;
+mod reference;
 mod rows;
 
+pub use audit::{Audit, AuditOptions, Finding, MessageCounts, PartitionBooks, TenantBooks};
 pub use config::{Engine, StoreConfig};
 pub use error::{Disposition, StoreError};
 pub use insert::Inserted;
 pub use migrations::{MIGRATIONS, Migration};
+pub use queries::{
+    Books, BrowserLoss, Cohort, GapCount, MetricRow, NameHealth, Rejected, RejectionCount,
+    TypeHealth, Window,
+};
 pub use rows::EventRow;
 
 use std::future::Future;

@@ -32,6 +32,8 @@ macro_rules! migrations {
 migrations! {
     1 "0001_events.sql",
     2 "0002_facts.sql",
+    3 "0003_reference.sql",
+    4 "0004_metrics.sql",
 }
 
 impl Migration {
