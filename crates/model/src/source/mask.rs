@@ -20,9 +20,9 @@ const PHONE_DIGITS: usize = 7;
 static EMAIL_ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r#"(?x)
-        (?: [\p{L}\p{N}\p{M}!\#$%&'*+^_`{|}~.-]+ | "[^"@]{1,64}" )
+        (?: [\p{L}\p{N}\p{M}!\#$%&'*+^_`{|}~.-]+ | "[^"@\[\]]{1,64}" )
         (?: @ | %(?:25)*40 | \u{FF20} | \u{FE6B} )
-        \[? [\p{L}\p{N}] (?: [\p{L}\p{N}\p{M}.-]* [\p{L}\p{N}] )? \]?"#,
+        (?: [\p{L}\p{N}] (?: [\p{L}\p{N}\p{M}.-]* [\p{L}\p{N}] )? | \[ [0-9A-Fa-f:.]+ \] )"#,
     )
 });
 
@@ -67,8 +67,8 @@ pub(super) fn text(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     match EMAIL_ADDRESS.replace_all(text, EMAIL) {
-        Cow::Borrowed(text) => phones(text),
-        Cow::Owned(masked) => Cow::Owned(phones(&masked).into_owned()),
+        Cow::Borrowed(text) => phones(text, |_| true),
+        Cow::Owned(masked) => Cow::Owned(phones(&masked, |_| true).into_owned()),
     }
 }
 
@@ -81,6 +81,17 @@ pub(super) fn token(value: &str) -> Cow<'_, str> {
         return Cow::Borrowed(PHONE);
     }
     Cow::Borrowed(value)
+}
+
+/// Masks a link's path: each segment as a token, and numbers that a `/` divides.
+pub(super) fn path(path: &str) -> Cow<'_, str> {
+    if !is_suspicious(path) {
+        return Cow::Borrowed(path);
+    }
+    let segments: Vec<_> = path.split('/').map(token).collect();
+    // A path is full of numbers; written as a phone number are those with a prefix.
+    let prefixed = |run: &str| run.starts_with(['0', '+', '(']);
+    Cow::Owned(phones(&segments.join("/"), prefixed).into_owned())
 }
 
 /// Whether a token holds an e-mail address or a phone number.
@@ -101,7 +112,8 @@ pub(super) fn is_suspicious(text: &str) -> bool {
     digits >= PHONE_DIGITS
 }
 
-fn phones(text: &str) -> Cow<'_, str> {
+/// Masks the digit runs that are no date, no price and pass `counts`.
+fn phones(text: &str, counts: impl Fn(&str) -> bool) -> Cow<'_, str> {
     let mut masked = String::new();
     let mut copied = 0;
     let mut from = 0;
@@ -116,7 +128,7 @@ fn phones(text: &str) -> Cow<'_, str> {
             continue;
         }
         from = run.end();
-        if is_price(text, &run) {
+        if !counts(run.as_str()) || is_price(text, &run) {
             continue;
         }
         masked.push_str(&text[copied..run.start()]);

@@ -163,29 +163,23 @@ impl<'r> Redactor<'r> {
                 Cow::Owned(cleaned)
             }
         };
-        match bounded(&text, treatment) {
-            None => {
-                self.note("drop", path);
-                None
-            }
-            Some((treated, cut)) => {
-                if cut {
-                    self.note("cut", path);
-                }
-                if treated == text {
-                    return Some(Json::Text(text));
-                }
-                self.note(
-                    if *treatment == Treatment::Url {
-                        "url"
-                    } else {
-                        "mask"
-                    },
-                    path,
-                );
-                Some(Json::Text(Cow::Owned(treated.into_owned())))
-            }
+        let Some((treated, cut)) = bounded(&text, treatment) else {
+            self.note("drop", path);
+            return None;
+        };
+        let shortened = cut && text.starts_with(treated.as_ref());
+        if treated != text && !shortened {
+            let links = *treatment == Treatment::Url;
+            self.note(if links { "url" } else { "mask" }, path);
         }
+        if cut {
+            self.note("cut", path);
+        }
+        Some(Json::Text(if treated == text {
+            text
+        } else {
+            Cow::Owned(treated.into_owned())
+        }))
     }
 
     fn name<'a>(&mut self, path: &str, value: Json<'a>) -> Option<Json<'a>> {
@@ -197,6 +191,9 @@ impl<'r> Redactor<'r> {
             return None;
         };
         let name = text.trim();
+        if self.definition.events().contains_key(name) {
+            return Some(Json::Text(trimmed(text)));
+        }
         let problem = if name.is_empty() {
             "is empty"
         } else if name.chars().count() > MAX_NAME_CHARS {
@@ -204,19 +201,12 @@ impl<'r> Redactor<'r> {
         } else if name.chars().any(char::is_control) {
             "has control characters"
         } else {
-            if self.definition.events().contains_key(name) && name.len() == text.len() {
-                return Some(Json::Text(text));
-            }
             // Nothing is known of this name, so it may hold what a person wrote.
-            let name = if self.definition.events().contains_key(name) {
-                name.to_owned()
-            } else {
-                let masked = mask::text(name);
-                if masked != name {
-                    self.note("mask", path);
-                }
-                masked.chars().take(MAX_NAME_CHARS).collect()
-            };
+            let masked = mask::text(name);
+            if masked != name {
+                self.note("mask", path);
+            }
+            let name = masked.chars().take(MAX_NAME_CHARS).collect();
             return Some(Json::Text(Cow::Owned(name)));
         };
         self.fail(
@@ -266,13 +256,12 @@ impl<'r> Redactor<'r> {
                 return None;
             }
         };
-        let id = text.trim();
+        let id = trimmed(text);
         if id.is_empty() {
             return None;
         }
-        match self.checked_id(id) {
-            Ok(None) if id.len() == text.len() => Some(Json::Text(text)),
-            Ok(None) => Some(Json::Text(Cow::Owned(id.to_owned()))),
+        match self.checked_id(&id) {
+            Ok(None) => Some(Json::Text(id)),
             Ok(Some(pseudonym)) => {
                 self.note("pseudonymise", path);
                 Some(Json::Text(Cow::Owned(pseudonym)))
@@ -444,6 +433,13 @@ fn bounded<'t>(text: &'t str, treatment: &Treatment) -> Option<(Cow<'t, str>, bo
         treated = Cow::Owned(treat(&treated[..end])?);
     }
     (!treated.is_empty()).then_some((treated, cut))
+}
+
+fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+        Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+    }
 }
 
 /// Control characters become spaces; marks that reorder or hide text (and can hide an address

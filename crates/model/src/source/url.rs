@@ -48,25 +48,25 @@ pub(super) fn cut(link: &str) -> Option<Cow<'_, str>> {
         cut.push_str("//");
         cut.push_str(&mask::token(host));
     }
-    if CONTACT_HOSTS.contains(&host) {
-        return Some(changed(link, cut));
+    if !CONTACT_HOSTS.contains(&host) {
+        let names = path.split('/').map(|segment| segment.split(';').next());
+        let names: Vec<&str> = names.map(Option::unwrap_or_default).collect();
+        let path = names.join("/");
+        // Without a host, two slashes at the start would make one of what follows.
+        let doubled = cut.is_empty() && path.starts_with("//");
+        let path = if doubled {
+            &path[path.len() - path.trim_start_matches('/').len() - 1..]
+        } else {
+            &path
+        };
+        cut.push_str(&mask::path(path));
     }
-    for (index, segment) in path.split('/').enumerate() {
-        if index > 0 {
-            cut.push('/');
-        }
-        let name = segment.split(';').next().unwrap_or_default();
-        cut.push_str(&mask::token(name));
-    }
-    Some(changed(link, cut))
-}
-
-fn changed(link: &str, cut: String) -> Cow<'_, str> {
-    if cut == link {
+    cut.truncate(cut.trim_end().len());
+    Some(if cut == link {
         Cow::Borrowed(link)
     } else {
         Cow::Owned(cut)
-    }
+    })
 }
 
 fn is_scheme(text: &str) -> bool {
@@ -115,6 +115,12 @@ mod tests {
             ),
             ("https://wa.me/4915123456789?text=hi", "https://wa.me"),
             ("jane@example.com", "[email]"),
+            ("0664/55512348", "[phone]"),
+            (
+                "https://x.example/0664/55512348/",
+                "https://x.example/[phone]/",
+            ),
+            (";//x.example", "/x.example"),
         ] {
             assert_eq!(cut(from).as_deref(), Some(to), "{from}");
         }
