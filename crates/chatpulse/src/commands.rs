@@ -1,0 +1,261 @@
+//! The subcommands that do not need the simulator.
+
+use std::{path::PathBuf, sync::Mutex};
+
+use anyhow::Context as _;
+use chatpulse_kafka::Admin;
+use chatpulse_producer::{
+    ReplayJob,
+    tenants::{TenantsFile, new_tenant},
+};
+use chatpulse_store::AuditOptions;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "embedded")]
+use crate::local::{DataDir, Local, LocalArgs};
+use crate::{
+    config::Config,
+    output,
+    stages::Stages,
+    status::{self, Status},
+};
+
+/// One stage each, and the tools.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Takes events in over HTTP and writes them to chat.raw.
+    #[command(after_help = "Example:
+  CHATPULSE__KAFKA__BOOTSTRAP=broker:9092 chatpulse producer --config chatpulse.toml")]
+    Producer,
+    /// Makes one outcome of every raw record: chat.raw to chat.events.
+    #[command(after_help = "Example:\n  chatpulse enricher --config chatpulse.toml")]
+    Enricher,
+    /// Carries outcomes to ClickHouse.
+    #[command(after_help = "Example:\n  chatpulse migrate && chatpulse sink --config chatpulse.toml")]
+    Sink,
+    /// Serves the reports as pages and JSON.
+    #[command(after_help = "Example:\n  chatpulse reports --config chatpulse.toml")]
+    Reports,
+    /// Brings the schema of ClickHouse up to date, and makes the topics that are missing.
+    #[command(after_help = "Example:
+  CHATPULSE__CLICKHOUSE__PASSWORD=… chatpulse migrate --config chatpulse.toml")]
+    Migrate,
+    /// Sends NDJSON files of native payloads (.gz, .br and .zst too) as if a page had sent them.
+    Replay(ReplayArgs),
+    /// Proves from ClickHouse that every raw record has exactly one outcome, and that all counts
+    /// agree. Exit code 1 and the offsets where not.
+    #[command(after_help = "Example:\n  chatpulse audit --json")]
+    Audit {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Manages the tenants file.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+}
+
+/// `chatpulse serve`
+#[cfg(feature = "embedded")]
+#[derive(Debug, Args)]
+#[command(
+    about = "Runs everything on this machine, on the embedded broker and ClickHouse",
+    after_help = "Example:
+  chatpulse tenant add acme --origin https://www.acme.example --tenants chatpulse-data/tenants.toml
+  chatpulse serve"
+)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    local: LocalArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  chatpulse replay --tenant acme --source watermelon events-2026-01.ndjson.zst
+
+A replay may be repeated: events are recognised by their ids within the dedup window.")]
+pub(crate) struct ReplayArgs {
+    /// Tenant whose events these are.
+    #[arg(long)]
+    tenant: String,
+    /// Source that the payloads are of.
+    #[arg(long)]
+    source: String,
+    /// Tenants file, instead of the configured one.
+    #[arg(long, value_name = "FILE")]
+    tenants: Option<PathBuf>,
+    /// Print the summary as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Files with one JSON object per line.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// Adds a tenant with a fresh write key, and prints the key: it cannot be shown again.
+    #[command(after_help = "Example:\n  chatpulse tenant add acme --origin https://www.acme.example")]
+    Add {
+        /// Name: a-z, 0-9, - and _.
+        id: String,
+        /// Origin whose pages may send; may be repeated.
+        #[arg(long = "origin", value_name = "ORIGIN")]
+        origins: Vec<String>,
+        /// Tenants file, instead of the configured one.
+        #[arg(long, value_name = "FILE")]
+        tenants: Option<PathBuf>,
+    },
+}
+
+/// Runs everything on this machine until `stop`.
+#[cfg(feature = "embedded")]
+pub(crate) async fn serve(
+    config: Config,
+    args: ServeArgs,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let folder = DataDir::open(&args.local.data_dir)?;
+    let mut local = Local::start(config, &args.local, folder).await?;
+    output::note(&local.banner());
+    let outcome = tokio::select! {
+        failure = local.failure() => Err(failure),
+        () = stop.cancelled() => Ok(()),
+    };
+    let stopped = local.stop().await;
+    outcome.and(stopped)
+}
+
+/// False where a check was made and failed.
+pub(crate) async fn run(
+    config: Config,
+    command: Command,
+    stop: CancellationToken,
+) -> anyhow::Result<bool> {
+    let stages = Stages::new(config)?;
+    match command {
+        Command::Producer => {
+            stages.ensure_topics().await?;
+            stages.produce(None, stop).await?;
+        }
+        Command::Enricher => {
+            stages.ensure_topics().await?;
+            let metrics = chatpulse_enricher::Metrics::new(&stages.registry)?;
+            let address = stages.config.enricher.listen;
+            let listener = status::listen("enricher.listen", address).await?;
+            let router = status::router(Status {
+                registry: stages.registry.clone(),
+                kafka: Some(Admin::new(&stages.kafka("status"))?),
+                store: None,
+            });
+            let work = stages.enrich(metrics, stop.clone());
+            beside(work, status::serve(router, listener, stop.clone()), stop).await?;
+        }
+        Command::Sink => {
+            stages.ensure_topics().await?;
+            let store = stages.store();
+            store.ready().await.context("ClickHouse is not ready")?;
+            let metrics = chatpulse_sink::Metrics::new(&stages.registry)?;
+            let listener = status::listen("sink.listen", stages.config.sink.listen).await?;
+            let router = status::router(Status {
+                registry: stages.registry.clone(),
+                kafka: Some(Admin::new(&stages.kafka("status"))?),
+                store: Some(store),
+            });
+            let work = stages.sink(metrics, stop.clone());
+            beside(work, status::serve(router, listener, stop.clone()), stop).await?;
+        }
+        Command::Reports => {
+            let listener = status::listen("reports.listen", stages.config.reports.listen).await?;
+            stages.report(listener, stop).await?;
+        }
+        Command::Migrate => {
+            stages.migrate().await?;
+            stages.ensure_topics().await?;
+            output::note("schema and topics are up to date");
+        }
+        Command::Replay(args) => replay(stages, args).await?,
+        Command::Audit { json } => return audit(&stages, json).await,
+        Command::Tenant(TenantCommand::Add { id, origins, tenants }) => {
+            let file = tenants.unwrap_or_else(|| stages.config.producer.tenants_file.clone());
+            let (mut entry, key) = new_tenant(&id)?;
+            entry.allowed_origins = origins;
+            TenantsFile::append(&file, &entry)?;
+            output::note(&format!(
+                "tenant {id} is in {}; its write key, shown this once:",
+                file.display()
+            ));
+            output::result(key.expose());
+        }
+    }
+    Ok(true)
+}
+
+/// Runs a stage and its status server; the first that ends stops the other.
+async fn beside(
+    work: impl Future<Output = anyhow::Result<()>>,
+    status: impl Future<Output = anyhow::Result<()>>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let _stop_the_other = stop.drop_guard_ref();
+    tokio::pin!(work, status);
+    tokio::select! {
+        ended = &mut work => ended,
+        ended = &mut status => {
+            ended?;
+            work.await
+        }
+    }
+}
+
+async fn replay(stages: Stages, args: ReplayArgs) -> anyhow::Result<()> {
+    stages.ensure_topics().await?;
+    let mut config = stages.producer_config();
+    config.tenants_file = args.tenants.unwrap_or(config.tenants_file);
+    let job = ReplayJob { tenant: args.tenant, source: args.source, files: args.files };
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
+        "{spinner} {bytes}/{total_bytes} {bar:30} {msg} (eta {eta})",
+    )?);
+    let bar = Mutex::new(bar);
+    let progress = |progress: chatpulse_producer::Progress| {
+        if let Ok(bar) = bar.lock() {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.bytes);
+            bar.set_message(format!("{} items", progress.read));
+        }
+    };
+    let summary =
+        chatpulse_producer::replay(&config, &stages.producer_environment(), job, progress).await?;
+    if let Ok(bar) = bar.lock() {
+        bar.finish_and_clear();
+    }
+    if args.json {
+        output::result(&serde_json::to_string_pretty(&summary)?);
+        return Ok(());
+    }
+    output::result(&format!("{} items read, {} accepted", summary.read, summary.accepted));
+    for (reason, count) in &summary.rejected {
+        output::result(&format!("{count} rejected: {reason}"));
+    }
+    for line in &summary.first_rejections {
+        output::result(&format!(
+            "  {}:{}: {}: {}",
+            line.file.display(),
+            line.line,
+            line.reason,
+            line.detail
+        ));
+    }
+    Ok(())
+}
+
+async fn audit(stages: &Stages, json: bool) -> anyhow::Result<bool> {
+    let audit = stages.store().audit(&AuditOptions::default()).await?;
+    match json {
+        true => output::result(&serde_json::to_string_pretty(&audit)?),
+        false => output::result(&audit.to_string()),
+    }
+    Ok(audit.balanced)
+}

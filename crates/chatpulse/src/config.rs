@@ -1,0 +1,256 @@
+//! Configuration: one TOML file, then environment overrides, typed and checked once at start.
+//!
+//! A variable `CHATPULSE__KAFKA__BOOTSTRAP` overrides `bootstrap` in the section `[kafka]`. Unknown
+//! keys are refused by name, so that a slip of the pen is not a silent default. Durations are written
+//! `24h`, `1m 30s`, `200ms`.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use chatpulse_producer::ProducerConfig;
+use serde::Deserialize;
+
+/// Everything that can be set. Every section and key has a default; `chatpulse config` prints them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The brokers and the topics.
+    pub kafka: Kafka,
+    /// The store.
+    pub clickhouse: ClickHouse,
+    /// The HTTP collector.
+    pub producer: ProducerConfig,
+    /// chat.raw → chat.events.
+    pub enricher: Enricher,
+    /// chat.events → ClickHouse.
+    pub sink: Sink,
+    /// Reports over HTTP.
+    pub reports: Reports,
+    /// Vendors beside the five that are built in.
+    pub sources: Sources,
+}
+
+/// `[kafka]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// Brokers to ask first, `host:port[,host:port…]`.
+    pub bootstrap: String,
+    /// Partitions of each topic, where chatpulse creates them.
+    pub partitions: NonZeroU32,
+    /// Copies of each partition, where chatpulse creates the topics.
+    pub replication: NonZeroU32,
+    /// Prefix of topics and consumer groups, so that several installations can share brokers.
+    pub prefix: String,
+    /// Schema registry; with it records are framed in the Confluent wire format.
+    pub schema_registry: Option<String>,
+    /// Further librdkafka settings by their own names, e.g. `"security.protocol" = "ssl"`.
+    pub overrides: BTreeMap<String, String>,
+}
+
+/// `[clickhouse]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClickHouse {
+    /// Address of the HTTP interface.
+    pub url: String,
+    /// Database; created by `chatpulse migrate`.
+    pub database: String,
+    /// User.
+    pub user: String,
+    /// Password; better given as `CHATPULSE__CLICKHOUSE__PASSWORD`.
+    pub password: Option<Secret>,
+}
+
+/// `[enricher]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enricher {
+    /// Address of /healthz, /readyz and /metrics.
+    pub listen: SocketAddr,
+    /// A copy of an event that comes later than this after the first is not seen as a duplicate.
+    /// The same on every enricher.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub dedup_window: Duration,
+    /// A conversation that is silent for longer is forgotten by the stream (not by the store).
+    /// The same on every enricher.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub conversation_window: Duration,
+}
+
+/// `[sink]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sink {
+    /// Address of /healthz, /readyz and /metrics.
+    pub listen: SocketAddr,
+    /// Most outcomes in one insert.
+    pub batch_rows: NonZeroU32,
+    /// Longest wait for a batch to fill.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub batch_wait: Duration,
+}
+
+/// `[reports]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reports {
+    /// Address of the pages and the JSON API.
+    pub listen: SocketAddr,
+}
+
+/// `[sources]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sources {
+    /// Folder with further definitions (`*.toml`), as in `schemas/sources`.
+    pub directory: Option<PathBuf>,
+}
+
+/// A value that is never printed.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
+}
+
+const fn non_zero(value: u32) -> NonZeroU32 {
+    match NonZeroU32::new(value) {
+        Some(value) => value,
+        None => NonZeroU32::MIN,
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            bootstrap: "127.0.0.1:9092".into(),
+            partitions: non_zero(4),
+            replication: non_zero(1),
+            prefix: String::new(),
+            schema_registry: None,
+            overrides: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for ClickHouse {
+    fn default() -> Self {
+        Self {
+            url: "http://127.0.0.1:8123".into(),
+            database: "chatpulse".into(),
+            user: "default".into(),
+            password: None,
+        }
+    }
+}
+
+impl Default for Enricher {
+    fn default() -> Self {
+        Self { listen: loopback(7071), dedup_window: 7 * DAY, conversation_window: 7 * DAY }
+    }
+}
+
+impl Default for Sink {
+    fn default() -> Self {
+        Self {
+            listen: loopback(7072),
+            batch_rows: non_zero(20_000),
+            batch_wait: Duration::from_millis(200),
+        }
+    }
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self { listen: loopback(8080) }
+    }
+}
+
+/// Prefix of the environment variables.
+const ENVIRONMENT: &str = "CHATPULSE";
+
+/// Reads the file, where one is given or `chatpulse.toml` exists, then the environment.
+pub fn load(file: Option<&Path>) -> anyhow::Result<Config> {
+    let mut layers = config::Config::builder();
+    layers = match file {
+        Some(path) => layers.add_source(config::File::from(path).format(config::FileFormat::Toml)),
+        None => layers.add_source(
+            config::File::with_name("chatpulse.toml")
+                .format(config::FileFormat::Toml)
+                .required(false),
+        ),
+    };
+    let environment = config::Environment::with_prefix(ENVIRONMENT)
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true);
+    layers
+        .add_source(environment)
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .context("configuration is not valid (file chatpulse.toml or --config, then CHATPULSE__… variables)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        config::Config::builder()
+            .add_source(config::File::from_str(text, config::FileFormat::Toml))
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        let config = parse("").unwrap();
+        assert_eq!(config.producer.listen.port(), 7070);
+        assert_eq!(config.sink.batch_wait, Duration::from_millis(200));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = parse("[kafka]\nbootsrap = \"x\"").unwrap_err();
+        assert!(error.contains("bootsrap"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_by_its_key() {
+        let error = parse("[sink]\nbatch_rows = 0").unwrap_err();
+        assert!(error.contains("batch_rows"), "{error}");
+        let error = parse("[enricher]\ndedup_window = \"soon\"").unwrap_err();
+        assert!(error.contains("dedup_window"), "{error}");
+    }
+
+    #[test]
+    fn a_password_is_never_printed() {
+        let config = parse("[clickhouse]\npassword = \"hunter2\"").unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,192 @@
+//! From the configuration to each stage. The same stage code runs alone and all in one process.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use chatpulse_kafka::{Admin, KafkaConfig, Topics};
+use chatpulse_model::{avro::Framing, fold::Horizon, source::Catalog};
+use chatpulse_store::{Store, StoreConfig};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    status::{self, Status},
+};
+
+/// What every stage of this process shares.
+#[derive(Clone)]
+pub(crate) struct Stages {
+    pub(crate) config: Arc<Config>,
+    pub(crate) catalog: &'static Catalog,
+    pub(crate) topics: Topics,
+    pub(crate) registry: Registry,
+}
+
+impl Stages {
+    /// Checks the configuration, and reads what it names.
+    pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
+        let catalog = catalog(config.sources.directory.as_deref())?;
+        let topics = Topics::with_prefix(&config.kafka.prefix);
+        let stages = Self { config: Arc::new(config), catalog, topics, registry: Registry::new() };
+        stages.kafka("check").validate()?;
+        Ok(stages)
+    }
+
+    /// Connection to the brokers under a name that their logs show.
+    pub(crate) fn kafka(&self, client: &str) -> KafkaConfig {
+        KafkaConfig {
+            bootstrap: self.config.kafka.bootstrap.clone(),
+            client_id: format!("chatpulse-{client}"),
+            overrides: self.config.kafka.overrides.clone(),
+        }
+    }
+
+    /// The store's handle.
+    pub(crate) fn store(&self) -> Store {
+        let clickhouse = &self.config.clickhouse;
+        Store::new(&StoreConfig {
+            url: clickhouse.url.clone(),
+            database: clickhouse.database.clone(),
+            user: clickhouse.user.clone(),
+            password: clickhouse
+                .password
+                .as_ref()
+                .map(|secret| secret.reveal().to_owned())
+                .unwrap_or_default(),
+            ..StoreConfig::default()
+        })
+    }
+
+    /// Creates the topics that are absent.
+    pub(crate) async fn ensure_topics(&self) -> anyhow::Result<()> {
+        let kafka = &self.config.kafka;
+        let specs = self.topics.specs(kafka.partitions, kafka.replication);
+        Admin::new(&self.kafka("admin"))?.ensure_topics(&specs).await.with_context(|| {
+            format!("cannot prepare the topics on the Kafka brokers {}", kafka.bootstrap)
+        })
+    }
+
+    /// Brings the store's schema and its tables of sources and tenants up to date.
+    pub(crate) async fn migrate(&self) -> anyhow::Result<()> {
+        let store = self.store();
+        store.migrate().await.context("cannot migrate ClickHouse")?;
+        store.sync_sources(self.catalog.iter()).await?;
+        Ok(())
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::SingleObject
+    }
+
+    /// What the producer and the file replay need beside their own settings.
+    pub(crate) fn producer_environment(&self) -> chatpulse_producer::Environment {
+        chatpulse_producer::Environment {
+            kafka: self.kafka("producer"),
+            framing: self.framing(),
+            catalog: self.catalog,
+            registry: self.registry.clone(),
+        }
+    }
+
+    /// Settings of the producer, with the topic of this installation.
+    pub(crate) fn producer_config(&self) -> chatpulse_producer::ProducerConfig {
+        chatpulse_producer::ProducerConfig {
+            topic: self.topics.raw.to_string(),
+            ..self.config.producer.clone()
+        }
+    }
+
+    /// HTTP → chat.raw, until `stop`.
+    pub(crate) async fn produce(
+        self,
+        listener: Option<TcpListener>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let environment = self.producer_environment();
+        let shutdown = async move { stop.cancelled().await };
+        chatpulse_producer::run(self.producer_config(), environment, listener, shutdown)
+            .await
+            .context("producer")
+    }
+
+    /// chat.raw → chat.events, until `stop`.
+    pub(crate) async fn enrich(
+        self,
+        metrics: chatpulse_enricher::Metrics,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let settings = &self.config.enricher;
+        let config = chatpulse_enricher::Config {
+            kafka: self.kafka("enricher"),
+            topics: self.topics.clone(),
+            group: format!("{}chatpulse-enricher", self.config.kafka.prefix),
+            horizon: Horizon {
+                dedup_ms: millis(settings.dedup_window),
+                idle_ms: millis(settings.conversation_window),
+            },
+            catalog: self.catalog,
+            raw_framing: self.framing(),
+            event_framing: self.framing(),
+        };
+        chatpulse_enricher::run(config, metrics, stop).await.context("enricher")
+    }
+
+    /// chat.events → ClickHouse, until `stop`.
+    pub(crate) async fn sink(
+        self,
+        metrics: chatpulse_sink::Metrics,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let config = chatpulse_sink::Config {
+            kafka: self.kafka("sink"),
+            topics: self.topics.clone(),
+            group: format!("{}chatpulse-sink", self.config.kafka.prefix),
+            store: self.store(),
+            event_framing: self.framing(),
+            batch_rows: self.config.sink.batch_rows,
+            batch_wait: self.config.sink.batch_wait,
+        };
+        chatpulse_sink::run(config, metrics, stop).await.context("sink")
+    }
+}
+
+impl Stages {
+    /// Reports over HTTP, until `stop`.
+    pub(crate) async fn report(
+        self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let status = Status {
+            registry: self.registry.clone(),
+            kafka: None,
+            store: Some(self.store()),
+        };
+        let router = status::router(status);
+        status::serve(router, listener, stop).await
+    }
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+/// The built-in sources and those of `directory`. Lives as long as the process, as every stage does.
+fn catalog(directory: Option<&Path>) -> anyhow::Result<&'static Catalog> {
+    let Some(directory) = directory else { return Ok(Catalog::builtin()) };
+    let mut texts = Vec::new();
+    let entries = std::fs::read_dir(directory)
+        .with_context(|| format!("sources.directory: cannot read {}", directory.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            texts.push((path.display().to_string(), text));
+        }
+    }
+    let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    Ok(Box::leak(Box::new(Catalog::builtin().extend(texts)?)))
+}
