@@ -31,6 +31,8 @@ pub struct ProducerConfig {
     pub max_items: NonZeroUsize,
     /// Memory for the bodies of all requests together; bytes. Beyond it requests get 503.
     pub max_inflight_bytes: NonZeroUsize,
+    /// Records that may wait for the broker's confirmation. Beyond it requests get 503.
+    pub queue_records: NonZeroUsize,
     /// Event requests served at once. Beyond it requests get 503.
     pub max_requests: NonZeroUsize,
     /// Open connections. Beyond it connections wait in the system's backlog.
@@ -67,6 +69,7 @@ impl Default for ProducerConfig {
             max_decoded_bytes: size(8 * MIB),
             max_items: size(10_000),
             max_inflight_bytes: size(256 * MIB),
+            queue_records: size(100_000),
             max_requests: size(1_024),
             max_connections: size(4_096),
             max_header_bytes: size(16 * 1024),
@@ -116,6 +119,13 @@ impl ProducerConfig {
                 fault: "must be at least 8192",
             });
         }
+        if self.queue_records < self.max_items {
+            let fault = "must be at least max_items";
+            return Err(ConfigError {
+                key: "queue_records",
+                fault,
+            });
+        }
         if self.max_inflight_bytes < self.max_decoded_bytes {
             let fault = "must be at least max_decoded_bytes";
             return Err(ConfigError {
@@ -158,6 +168,7 @@ mod tests {
             ("topic = \"\"", "producer.topic"),
             ("tenants_poll = \"0s\"", "producer.tenants_poll"),
             ("max_header_bytes = 100", "producer.max_header_bytes"),
+            ("queue_records = 100", "producer.queue_records"),
             ("max_inflight_bytes = 100", "producer.max_inflight_bytes"),
         ] {
             let config: ProducerConfig = toml::from_str(text).unwrap();

@@ -104,6 +104,10 @@ async fn events(
     let grant = access::authenticate(&tenants, &parts);
     let reader = access::reader(&tenants, &parts, grant.as_ref().ok());
     let result = collector.collect(&source, (&parts, &mut body), grant).await;
+    if let Err(problem) = &result {
+        // Nothing of the request itself: a write key may stand in it.
+        tracing::debug!(%problem, "a request is refused");
+    }
     let waits_for_leave = parts.headers.contains_key(header::EXPECT);
     if result.is_err() && !waits_for_leave {
         body::drain(&mut body).await;
@@ -182,6 +186,9 @@ impl Collector {
         match written {
             Ok(()) => {
                 self.metrics.count(names, accepted, &batch.refused);
+                let (tenant, source) = names;
+                let rejected = batch.refused.len();
+                tracing::debug!(tenant, source, accepted, rejected, "a batch is durable");
                 Ok(Confirmed {
                     accepted,
                     rejected: batch.refused,

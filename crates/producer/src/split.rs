@@ -94,10 +94,11 @@ fn split_array<'b>(
                     (false, _) => items.push(item),
                 }
                 if closing {
-                    return match at + 1 {
-                        next if next < text.len() => fault("data follow the array", next),
-                        _ if items.is_empty() => Err(SplitError::Empty),
-                        _ => Ok(items),
+                    let rest = trim(&text[at + 1..]);
+                    return match (rest.is_empty(), items.is_empty()) {
+                        (false, _) => fault("data follow the array", text.len() - rest.len()),
+                        (true, true) => Err(SplitError::Empty),
+                        (true, false) => Ok(items),
                     };
                 }
                 start = at + 1;
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(fault("[{},]").1, 4);
         assert_eq!(fault("[,{}]").1, 1);
         assert_eq!(fault("[{}").1, 3);
-        assert_eq!(fault("[{}] {}").1, 4);
+        assert_eq!(fault("[{}] {}").1, 5);
         assert_eq!(fault(r#"[{"a":"b]"#).1, 6);
         assert_eq!(fault("[{}}]").1, 3);
         assert_eq!(

@@ -48,6 +48,7 @@ impl Writer {
     pub(crate) fn new(kafka: &KafkaConfig, config: &ProducerConfig) -> Result<Self, KafkaError> {
         let settings = PublisherSettings {
             delivery: Delivery::Within(config.confirm_timeout),
+            queue_records: config.queue_records.get(),
             ..PublisherSettings::default()
         };
         Ok(Self {
@@ -63,11 +64,7 @@ impl Writer {
     /// Publishes a batch and waits until the broker has confirmed every record of it.
     pub(crate) async fn write(&self, records: Vec<Record>) -> Result<(), WriteError> {
         let publisher = self.publisher.load_full();
-        let outcomes = timeout(self.deadline, publisher.publish(&self.topic, records)).await;
-        let failure = match outcomes {
-            Ok(outcomes) => outcomes.into_iter().find_map(Result::err),
-            Err(_) => Some(PublishError::Unconfirmed),
-        };
+        let failure = self.publish(&publisher, records).await.err();
         let was_failing = self.failing.swap(failure.is_some(), Ordering::Relaxed);
         let Some(error) = failure else {
             if was_failing {
@@ -91,6 +88,24 @@ impl Writer {
                 WriteError::NotConfirmed
             }
         })
+    }
+
+    async fn publish(
+        &self,
+        publisher: &Publisher,
+        records: Vec<Record>,
+    ) -> Result<(), PublishError> {
+        // The queue would take the beginning of a batch that it has no room for, and the answer
+        // would wait for that.
+        if publisher.in_flight() + records.len() > self.settings.queue_records {
+            return Err(PublishError::QueueFull);
+        }
+        match timeout(self.deadline, publisher.publish(&self.topic, records)).await {
+            Ok(outcomes) => outcomes
+                .into_iter()
+                .try_for_each(|outcome| outcome.map(drop)),
+            Err(_) => Err(PublishError::Unconfirmed),
+        }
     }
 
     /// Puts a new publisher in the place of one that failed for good.

@@ -17,7 +17,7 @@ use super::{Snapshot, TenantsError};
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantsFile {
-    /// Every tenant; at least one.
+    /// Every tenant.
     #[serde(default)]
     pub tenant: Vec<TenantEntry>,
 }
