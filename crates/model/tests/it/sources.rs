@@ -209,6 +209,25 @@ fn an_unknown_name_is_custom_undocumented_and_redacted_like_the_rest() {
     );
 }
 
+#[test]
+fn what_each_source_lets_be_seen_is_as_reviewed() {
+    // That it agrees with the events table is checked whenever a definition is loaded.
+    let shown: Vec<String> = Catalog::builtin()
+        .iter()
+        .map(|definition| {
+            let observes = serde_json::to_value(definition.observes()).unwrap();
+            let flags = observes.as_object().unwrap().iter();
+            let seen: Vec<&str> = flags
+                .filter(|(_, value)| value.as_bool() == Some(true))
+                .map(|(flag, _)| flag.as_str())
+                .collect();
+            let phase = &observes["initial_phase"];
+            format!("{}: {}; begins {phase}", definition.name(), seen.join(" "))
+        })
+        .collect();
+    insta::assert_snapshot!(shown.join("\n"));
+}
+
 const MINIMAL: &str = r#"
 name = "tiny"
 version = 1
