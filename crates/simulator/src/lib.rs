@@ -1,34 +1,40 @@
 //! Simulated traffic of chat widgets, and the ground truth about it.
 //!
-//! visits (a vendor's script each) → an active window of them, one step at a time → faults (lost,
-//! delayed, doubled, malformed) → items in the order of sending → books and metrics of what was sent.
+//! visits (a vendor's script each) → an active window of them (historic) or their agenda (live), one
+//! step at a time → faults (lost, delayed, doubled, malformed) → items in the order of sending →
+//! books and metrics of what was sent.
 //!
 //! Pure: no I/O, no clock; everything follows from the [`Options`]. The truth is computed here by
 //! code of its own, sharing nothing with the pipeline, so that the pipeline's answers can be judged.
 //! It is a function of the set of items sent: senders may reorder and interleave them freely.
 //!
-//! Memory is bounded by the window of visits and a queue of a few thousand items held back, plus
-//! 8 bytes for each duration of each conversation: the exact quantiles need them at the end.
+//! Memory of a historic run is bounded by the window of visits and a queue of a few thousand items
+//! held back, plus 8 bytes for each duration of each conversation: the exact quantiles need them at
+//! the end. A live run may be endless: it holds the visits and late items of some minutes, as many
+//! as its rate makes, and keeps books but no metrics.
 
 mod json;
 mod malformed;
 mod metrics;
+mod pace;
 mod script;
 mod truth;
 mod vendors;
 mod visit;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 pub use metrics::{Durations, MessageGap, Messages, Nps, Outcomes, Ratio, SourceMetrics};
+pub use pace::Pace;
 pub use truth::{Books, TenantTruth, Truth};
 pub use visit::PERSONAL_MARKERS;
 
 use json::{Object, rfc3339};
-use script::{HOUR, MINUTE, SECOND};
+use pace::draw;
+use script::{HOUR, SECOND};
 use truth::Ledger;
 use vendors::{Call, Source};
 use visit::{Place, Received, Visit};
@@ -38,7 +44,7 @@ const EARLIEST_BASE_MS: i64 = 1_264_982_400_000;
 /// 2200-01-01: the years of the times that must be refused begin later.
 const LATEST_BASE_MS: i64 = 7_258_118_400_000;
 
-/// Most items that are held back at a time.
+/// Most items that a historic run holds back at a time.
 const QUEUE_LIMIT: u64 = 4_096;
 
 /// What to simulate.
@@ -46,13 +52,17 @@ const QUEUE_LIMIT: u64 = 4_096;
 pub struct Options {
     /// Same options, same items.
     pub seed: u64,
-    /// Exact number of items, with duplicates, double dispatches and malformed ones.
+    /// Exact number of items, with duplicates, double dispatches and malformed ones. A live run of
+    /// `u64::MAX` is endless.
     pub events: u64,
     /// Names of the tenants; at least one. Each visit goes to one of them.
     pub tenants: Vec<String>,
-    /// The as-of time of the truth, milliseconds since the Unix epoch. All events lie in the 12 days
-    /// before it; it must not be later than the real time of sending.
+    /// Milliseconds since the Unix epoch. Of a historic run the as-of time of the truth: all events
+    /// lie in the 12 days before it, and it must not be later than the real time of sending. Of a
+    /// live run the beginning.
     pub base_time_ms: i64,
+    /// Whether all has happened or happens now.
+    pub pace: Pace,
     /// Prefix of every conversation, session and event id: two runs never collide.
     pub run_id: String,
     /// How much goes wrong.
@@ -62,12 +72,13 @@ pub struct Options {
 /// Probabilities of faults, each from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultRates {
-    /// Per item: it is sent a second time, at once or later.
+    /// Per item: it is sent a second time; at once or later (historic), 1 to 15 seconds later (live).
     pub retry: f64,
-    /// Per item: it is overtaken by up to 64 others.
+    /// Per item: it is overtaken by up to 64 others (historic), or 1 to 10 seconds on the way (live).
     pub out_of_order: f64,
     /// Per item: it is overtaken by up to 2,000 others, and its page sends it 5 minutes to 6 hours
-    /// after it happened.
+    /// after it happened (historic); or it is sent over 5 and up to 8 minutes after (live), so that
+    /// there is none in the first 5 minutes of a live run.
     pub late: f64,
     /// Per item: the browser never sends it. Less than 1.
     pub lost: f64,
@@ -116,6 +127,9 @@ pub struct Item {
     /// JSON text on one line: an element of an array body, or a line of an NDJSON body. Malformed
     /// items too are JSON, so that they cannot spoil their neighbours' framing.
     pub body: String,
+    /// When it is to be sent, milliseconds since the Unix epoch; never less than that of the item
+    /// before. The base time for all items of a historic run.
+    pub due_ms: i64,
     /// What must become of it.
     pub expect: Expect,
 }
@@ -141,13 +155,17 @@ pub struct Simulator {
     rng: ChaCha8Rng,
     /// Visits with steps or items to come.
     visits: BTreeMap<u64, Visit>,
-    /// Those with steps to come.
+    /// Those with steps to come, of a historic run.
     active: Vec<u64>,
     window: usize,
+    /// Those with steps to come, of a live run, by the time of the next step.
+    agenda: BTreeSet<(i64, u64)>,
     /// Visits and malformed items so far.
     numbers: u64,
-    /// Items produced and not yet sent, by the count of sent items at which they are due.
-    queue: BTreeMap<(u64, u64), Queued>,
+    /// Items produced and not yet sent, by when they are due: the count of sent items (historic), or
+    /// the time (live).
+    queue: BTreeMap<(i64, u64), Queued>,
+    /// Items produced so far.
     queued: u64,
     sent: u64,
     ledgers: Vec<Ledger>,
@@ -175,8 +193,8 @@ impl Simulator {
     /// A run that has sent nothing yet.
     ///
     /// # Panics
-    /// Without a tenant, with a base time before February 2010 or after 2199, with a rate outside 0
-    /// to 1, or where everything is lost.
+    /// Without a tenant, with a base time before February 2010 or after 2199, with a fault rate
+    /// outside 0 to 1, where everything is lost, or with a live rate outside its bounds.
     pub fn new(options: Options) -> Simulator {
         let faults = &options.faults;
         assert!(
@@ -207,11 +225,19 @@ impl Simulator {
             faults.lost < 1.0,
             "fault rate lost must be below 1: nothing would be sent"
         );
+        if let Pace::Live { events_per_second } = options.pace {
+            assert!(
+                Pace::EVENTS_PER_SECOND.contains(&events_per_second),
+                "events_per_second {events_per_second} is not in {:?}",
+                Pace::EVENTS_PER_SECOND
+            );
+        }
         Simulator {
             rng: ChaCha8Rng::seed_from_u64(options.seed),
             visits: BTreeMap::new(),
             active: Vec::new(),
             window: (options.events / 100).clamp(4, 256) as usize,
+            agenda: BTreeSet::new(),
             numbers: 0,
             queue: BTreeMap::new(),
             queued: 0,
@@ -221,10 +247,12 @@ impl Simulator {
         }
     }
 
-    /// The truth about what has been sent; of the whole run once the iterator is exhausted.
+    /// The truth about what has been sent; of the whole run once the iterator is exhausted. Of a
+    /// live run the books only: no source has metrics, and the sequence gap counts what is under way.
     pub fn truth(mut self) -> Truth {
+        let as_of = self.as_of();
         for visit in self.visits.values() {
-            self.ledgers[visit.tenant].enter(visit, self.options.base_time_ms);
+            self.ledgers[visit.tenant].enter(visit, as_of);
         }
         truth::finish(self.options.tenants, self.ledgers)
     }
@@ -234,30 +262,66 @@ impl Simulator {
         self.numbers
     }
 
-    fn begin_visit(&mut self, source: Source) {
+    /// The time by which all has happened, of a historic run.
+    fn as_of(&self) -> Option<i64> {
+        (self.options.pace == Pace::Historic).then_some(self.options.base_time_ms)
+    }
+
+    /// Begins a visit, now if the run is a live one.
+    fn begin_visit(&mut self, source: Source, now: i64) -> u64 {
         let number = self.next_number();
         let place = Place {
             run: &self.options.run_id,
             number,
             tenant: self.rng.random_range(0..self.options.tenants.len()),
             source,
-            base: self.options.base_time_ms,
+            now,
+            as_of: self.as_of(),
             drift: self.options.faults.drift,
         };
         let visit = Visit::new(&place, &mut self.rng);
         self.visits.insert(number, visit);
-        self.active.push(number);
+        number
     }
 
-    /// Produces what comes next; `room` items can still be sent.
-    fn produce(&mut self, room: u64) {
-        if self.rng.random_bool(self.options.faults.malformed) {
-            self.produce_malformed();
-            return;
+    fn any_source(&mut self) -> Source {
+        Source::MIX[self.rng.random_range(0..Source::MIX.len())]
+    }
+
+    /// Produces the step of which it is the time now: of a visit under way, else of a new one.
+    fn produce_live(&mut self, now: i64) {
+        let number = match self.agenda.first() {
+            Some(&(at, number)) if at <= now => {
+                self.agenda.pop_first();
+                number
+            }
+            _ => {
+                let source = self.any_source();
+                self.begin_visit(source, now)
+            }
+        };
+        if let Some(at) = self.produce_step(number, u64::MAX) {
+            self.agenda.insert((at, number));
         }
+    }
+
+    /// When a live run goes on: at the next step of a visit, or with a new visitor where no step
+    /// would come in time to keep up the rate.
+    fn next_live(&self, events_per_second: f64) -> i64 {
+        let elapsed = self.queued as f64 * 1_000.0 / events_per_second;
+        let needed = self.options.base_time_ms + elapsed as i64;
+        self.agenda
+            .first()
+            .map_or(needed, |&(at, _)| at.min(needed))
+    }
+
+    /// Produces a step of any active visit; `room` items can still be sent.
+    fn produce_historic(&mut self, room: u64) {
+        let now = self.options.base_time_ms;
         while self.active.len() < self.window {
-            let source = Source::MIX[self.rng.random_range(0..Source::MIX.len())];
-            self.begin_visit(source);
+            let source = self.any_source();
+            let number = self.begin_visit(source, now);
+            self.active.push(number);
         }
         let fits = |number: &u64| {
             self.visits
@@ -273,19 +337,32 @@ impl Simulator {
                 .unwrap_or(self.active.len());
         }
         if slot == self.active.len() {
-            self.begin_visit(Source::Watermelon);
+            let number = self.begin_visit(Source::Watermelon, now);
+            self.active.push(number);
         }
-        self.produce_step(slot, room);
+        if self.produce_step(self.active[slot], room).is_none() {
+            self.active.swap_remove(slot);
+        }
     }
 
-    fn produce_malformed(&mut self) {
+    /// Produces an item that must be refused; `now` is the time of a live run.
+    fn produce_malformed(&mut self, now: i64) {
         let tenant = self.rng.random_range(0..self.options.tenants.len());
         let number = self.next_number();
         let id = format!("{}-m{number}", self.options.run_id);
-        let now = self.options.base_time_ms - self.rng.random_range(SECOND..HOUR);
-        let (source, body, reason) = malformed::item(&id, now, &mut self.rng);
+        let (at, due) = match self.options.pace {
+            Pace::Historic => (
+                self.options.base_time_ms - self.rng.random_range(SECOND..HOUR),
+                self.sent as i64,
+            ),
+            Pace::Live { .. } => (
+                now,
+                now + draw(&self.options.pace.delays().way, &mut self.rng),
+            ),
+        };
+        let (source, body, reason) = malformed::item(&id, at, &mut self.rng);
         self.enqueue(
-            self.sent,
+            due,
             Queued {
                 tenant,
                 source,
@@ -295,13 +372,13 @@ impl Simulator {
         );
     }
 
-    /// Hands over the next step of an active visit, as often as the vendor and the faults will.
-    fn produce_step(&mut self, slot: usize, mut room: u64) {
-        let number = self.active[slot];
-        let Some(visit) = self.visits.get_mut(&number) else {
-            return;
-        };
+    /// Hands over a visit's next step, as often as the vendor and the faults will. The time of the
+    /// step after it, if there is one.
+    fn produce_step(&mut self, number: u64, mut room: u64) -> Option<i64> {
+        let as_of = self.as_of();
+        let visit = self.visits.get_mut(&number)?;
         let faults = self.options.faults;
+        let delays = self.options.pace.delays();
         let rng = &mut self.rng;
         let index = visit.next;
         let step = visit.steps[index].clone();
@@ -325,23 +402,24 @@ impl Simulator {
                     rng,
                 },
             );
+            let mut occurred_at = step.at;
+            let mut sent_at = step.at;
+            // In a historic run, only the context tells when the page sent the item.
+            if position.is_some() || as_of.is_none() {
+                let delay = if late { &delays.late } else { &delays.prompt };
+                occurred_at += rng.random_range(0..40);
+                sent_at = occurred_at + draw(delay, rng);
+            }
             let body = match position {
                 None => native,
                 Some((_, sequence)) => {
-                    let occurred_at = step.at + rng.random_range(0..40);
-                    let delay = if late {
-                        5 * MINUTE..6 * HOUR
-                    } else {
-                        50..2 * SECOND
-                    };
-                    let sent_at = occurred_at + rng.random_range(delay);
-                    let base = self.options.base_time_ms;
+                    let latest = as_of.unwrap_or(i64::MAX);
                     let context = Object::new()
                         .with("event_id", format!("{}-{index}-{dispatch}", visit.id))
                         .with("session_id", visit.session(step.session))
                         .with("sequence", sequence)
-                        .with("occurred_at", rfc3339(occurred_at.min(base)))
-                        .with("sent_at", rfc3339(sent_at.min(base)))
+                        .with("occurred_at", rfc3339(occurred_at.min(latest)))
+                        .with("sent_at", rfc3339(sent_at.min(latest)))
                         .with("page_url", visit.page)
                         .with("sdk", "chatpulse.js/1.0")
                         .finish();
@@ -362,21 +440,25 @@ impl Simulator {
                 body,
                 origin,
             };
-            let overtaken_by = match late {
-                true => rng.random_range(50..2_000),
-                false if rng.random_bool(faults.out_of_order) => rng.random_range(1..64),
-                false => 0,
+            let way = match late {
+                true => &delays.late_way,
+                false if rng.random_bool(faults.out_of_order) => &delays.overtaken,
+                false => &delays.way,
             };
-            due.push((self.sent + overtaken_by, item));
+            let from = match self.options.pace {
+                Pace::Historic => self.sent as i64,
+                Pace::Live { .. } => sent_at,
+            };
+            due.push((from + draw(way, rng), item));
             room -= 1;
         }
-        // Copies come after the originals: at once, as in the same request, or later.
+        // Copies come after the originals.
         for original in 0..due.len() {
             if room > 0 && rng.random_bool(faults.retry) {
-                let wait = if rng.random_bool(0.5) {
+                let wait = if rng.random_bool(delays.copied_at_once) {
                     0
                 } else {
-                    rng.random_range(10..1_500)
+                    draw(&delays.copied, rng)
                 };
                 let (at, item) = due[original].clone();
                 due.push((at + wait, item));
@@ -386,17 +468,17 @@ impl Simulator {
 
         visit.next += 1;
         visit.outstanding += due.len();
-        let done = visit.next == visit.steps.len();
+        let next = visit.steps.get(visit.next).map(|step| step.at);
         for (at, item) in due {
             self.enqueue(at, item);
         }
-        if done {
-            self.active.swap_remove(slot);
+        if next.is_none() {
             self.retire(number);
         }
+        next
     }
 
-    fn enqueue(&mut self, due: u64, item: Queued) {
+    fn enqueue(&mut self, due: i64, item: Queued) {
         self.queued += 1;
         self.queue.insert((due, self.queued), item);
     }
@@ -407,12 +489,13 @@ impl Simulator {
         if self.visits.get(&number).is_some_and(over)
             && let Some(visit) = self.visits.remove(&number)
         {
-            self.ledgers[visit.tenant].enter(&visit, self.options.base_time_ms);
+            let as_of = self.as_of();
+            self.ledgers[visit.tenant].enter(&visit, as_of);
         }
     }
 
     /// Enters an item into the books at the moment of its sending.
-    fn send(&mut self, queued: Queued) -> Item {
+    fn send(&mut self, due: i64, queued: Queued) -> Item {
         self.sent += 1;
         let books = &mut self.ledgers[queued.tenant].books;
         books.sent += 1;
@@ -448,6 +531,7 @@ impl Simulator {
             tenant: queued.tenant,
             source: queued.source.name(),
             body: queued.body,
+            due_ms: self.as_of().unwrap_or(due),
             expect,
         }
     }
@@ -462,17 +546,26 @@ impl Iterator for Simulator {
         }
         loop {
             let waiting = self.queue.len() as u64;
-            let room = self.options.events - self.sent - waiting;
-            let due = self
-                .queue
-                .first_key_value()
-                .is_some_and(|((due, _), _)| *due <= self.sent);
-            if (due || room == 0 || waiting >= QUEUE_LIMIT)
-                && let Some((_, queued)) = self.queue.pop_first()
+            let room = (self.options.events - self.sent).saturating_sub(waiting);
+            // What is due by now is sent: in a live run, nothing produced from now on is due before.
+            let now = match self.options.pace {
+                Pace::Historic if room == 0 || waiting >= QUEUE_LIMIT => i64::MAX,
+                Pace::Historic => self.sent as i64,
+                Pace::Live { events_per_second } => self.next_live(events_per_second),
+            };
+            if let Some(first) = self.queue.first_entry()
+                && first.key().0 <= now
             {
-                return Some(self.send(queued));
+                let ((due, _), queued) = first.remove_entry();
+                return Some(self.send(due, queued));
             }
-            self.produce(room);
+            if self.rng.random_bool(self.options.faults.malformed) {
+                self.produce_malformed(now);
+            } else if self.options.pace == Pace::Historic {
+                self.produce_historic(room);
+            } else {
+                self.produce_live(now);
+            }
         }
     }
 
@@ -493,6 +586,7 @@ mod tests {
             tenants: vec!["acme".into()],
             base_time_ms: 1_760_000_000_000,
             run_id: "run".into(),
+            pace: Pace::Historic,
             faults,
         }
     }
@@ -517,6 +611,48 @@ mod tests {
             assert_eq!(simulator.sent, 60_000);
             assert!(simulator.queue.is_empty());
         }
+    }
+
+    #[test]
+    fn what_a_live_run_holds_depends_on_its_rate_and_not_on_its_length() {
+        let events_per_second = 100.0;
+        let mut simulator = Simulator::new(Options {
+            pace: Pace::Live { events_per_second },
+            ..options(u64::MAX, FaultRates::default())
+        });
+        let mut peak = |items: u64| {
+            let mut peak = (0, 0);
+            for _ in 0..items {
+                assert!(simulator.next().is_some(), "the run is endless");
+                assert!(simulator.agenda.len() <= simulator.visits.len());
+                let now = (simulator.queue.len(), simulator.visits.len());
+                peak = (now.0.max(peak.0), now.1.max(peak.1));
+            }
+            peak
+        };
+        // In the first 13 minutes the longest delay, 8 minutes, comes to its full effect.
+        let (queued, visits) = peak(80_000);
+        let (queued_later, visits_later) = peak(120_000);
+        // Two in a hundred wait for up to 8 minutes, the others for a second in the mean.
+        assert!(queued_later < 100 * 12, "{queued_later} items queued");
+        assert!(queued_later * 10 < queued * 12, "{queued} {queued_later}");
+        assert!(visits_later < 100 * 20, "{visits_later} visits held");
+        assert!(visits_later * 10 < visits * 12, "{visits} {visits_later}");
+        let truth = simulator.truth();
+        assert_eq!(truth.sent, 200_000);
+        let tallied = |tenant: &TenantTruth| !tenant.metrics.is_empty();
+        assert!(!truth.per_tenant.iter().any(tallied), "durations pile up");
+    }
+
+    #[test]
+    #[should_panic(expected = "events_per_second")]
+    fn a_live_run_without_a_rate_is_refused() {
+        Simulator::new(Options {
+            pace: Pace::Live {
+                events_per_second: f64::NAN,
+            },
+            ..options(1, FaultRates::NONE)
+        });
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::ops::Range;
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
+use crate::pace::shortened;
+
 pub(crate) const SECOND: i64 = 1_000;
 pub(crate) const MINUTE: i64 = 60 * SECOND;
 pub(crate) const HOUR: i64 = 60 * MINUTE;
@@ -53,19 +55,20 @@ pub(crate) struct Step {
 pub(crate) struct Script<'r> {
     rng: &'r mut ChaCha8Rng,
     now: i64,
-    base: i64,
+    as_of: Option<i64>,
     session: usize,
     total: u32,
     steps: Vec<Step>,
 }
 
 impl<'r> Script<'r> {
-    /// A visit that begins at `start`; what would happen after `base` has not happened yet.
-    pub(crate) fn new(rng: &'r mut ChaCha8Rng, start: i64, base: i64) -> Self {
+    /// A visit that begins at `start`. What would happen after `as_of` has not happened yet; without
+    /// it the visit is a live one, and its pauses are shortened.
+    pub(crate) fn new(rng: &'r mut ChaCha8Rng, start: i64, as_of: Option<i64>) -> Self {
         Script {
             rng,
             now: start,
-            base,
+            as_of,
             session: 0,
             total: 0,
             steps: Vec::new(),
@@ -85,8 +88,12 @@ impl<'r> Script<'r> {
         self.rng.random_range(range)
     }
 
-    /// Lets a time of the range pass, in milliseconds.
+    /// Lets a time of the range pass, in milliseconds; of the shortened range in a live visit.
     pub(crate) fn wait(&mut self, range: Range<i64>) {
+        let range = match self.as_of {
+            Some(_) => range,
+            None => shortened(range),
+        };
         self.now += self.rng.random_range(range);
     }
 
@@ -120,15 +127,19 @@ impl<'r> Script<'r> {
     }
 
     /// Lets days pass before the visitor comes back in the given page session; false, and nothing
-    /// passes, where that would not leave a day without events before `base`: a conversation that
+    /// passes, where that would not leave a day without events before `as_of`: a conversation that
     /// was closed, taken up again and is still moving is closed in one reading of "closed, judged at
     /// the as-of time" and open in another, and the truth of a run must not hang on that.
     pub(crate) fn come_back(&mut self, after: Range<i64>, new_session: bool) -> bool {
-        let now = self.now + self.rng.random_range(after);
-        if now > self.base - DAY - 3 * HOUR {
+        let before = self.now;
+        self.wait(after);
+        if self
+            .as_of
+            .is_some_and(|as_of| self.now > as_of - DAY - 3 * HOUR)
+        {
+            self.now = before;
             return false;
         }
-        self.now = now;
         self.session += usize::from(new_session);
         true
     }
@@ -147,7 +158,7 @@ impl<'r> Script<'r> {
         self.steps.insert(index + 1, step);
     }
 
-    /// The steps that have happened by `base`, in order of time.
+    /// The steps that have happened by `as_of`, in order of time.
     ///
     /// Some are marked as never lost, so that what is left of a conversation has one meaning only:
     /// where a human takes part, the first visitor message, the first agent message and the first
@@ -156,7 +167,7 @@ impl<'r> Script<'r> {
     pub(crate) fn finish(self) -> Vec<Step> {
         let mut steps = self.steps;
         steps.sort_by_key(|step| step.at);
-        steps.retain(|step| step.at <= self.base);
+        steps.retain(|step| self.as_of.is_none_or(|as_of| step.at <= as_of));
 
         let first = |kind: Kind| steps.iter().position(|step| step.kind == kind);
         let joins = steps

@@ -71,7 +71,7 @@ pub struct TenantTruth {
     /// Its totals, flattened into this object where it is serialized.
     #[serde(flatten)]
     pub books: Books,
-    /// Its metrics by source name, of the sources that have a conversation.
+    /// Its metrics by source name, of the sources that have a conversation; none of a live run.
     pub metrics: BTreeMap<&'static str, SourceMetrics>,
 }
 
@@ -83,9 +83,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Enters a visit of which nothing more will be received.
-    pub(crate) fn enter(&mut self, visit: &Visit, as_of: i64) {
+    /// Enters a visit of which nothing more will be received; without a time to judge it by, as in
+    /// a run without end, into the books only.
+    pub(crate) fn enter(&mut self, visit: &Visit, as_of: Option<i64>) {
         self.books.sequence_gap += visit.sequence_gap();
+        let Some(as_of) = as_of else { return };
         self.tallies
             .entry(visit.source)
             .or_default()

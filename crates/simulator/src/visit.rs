@@ -45,7 +45,10 @@ pub(crate) struct Place<'a> {
     pub(crate) number: u64,
     pub(crate) tenant: usize,
     pub(crate) source: Source,
-    pub(crate) base: i64,
+    /// When a live visit begins; a historic one begins some time before `as_of`.
+    pub(crate) now: i64,
+    /// Only what has happened by then is sent; none in a live visit.
+    pub(crate) as_of: Option<i64>,
     /// Probability that one of its events bears an undocumented name.
     pub(crate) drift: f64,
 }
@@ -75,8 +78,11 @@ pub(crate) struct Visit {
 
 impl Visit {
     pub(crate) fn new(place: &Place<'_>, rng: &mut ChaCha8Rng) -> Self {
-        let start = place.base - age(rng);
-        let mut script = Script::new(rng, start, place.base);
+        let start = match place.as_of {
+            Some(as_of) => as_of - age(rng),
+            None => place.now,
+        };
+        let mut script = Script::new(rng, start, place.as_of);
         place.source.script(&mut script);
         if script.chance(place.drift) {
             script.drift(place.source.undocumented());
@@ -174,7 +180,7 @@ impl Visit {
     }
 }
 
-/// How long before the base time a visit begins: up to three days mostly, some minutes or weeks.
+/// How long before the base time a historic visit begins: up to three days mostly, some minutes or weeks.
 ///
 /// None begins between 7 and 8½ days before: "closed at least 7 days old" then means the same set
 /// whether the age is taken from the start or from the close, and those that come back later than
