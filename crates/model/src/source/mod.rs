@@ -5,9 +5,9 @@
 //! RawEvent   ─ Definition::map   ─► Mapped   (neutral)              enricher
 //! ```
 //!
-//! `admit`: [`json`] parses within bounds ─► the envelope is taken off ─► [`redact`] validates and
+//! `admit`: `json` parses within bounds ─► the envelope is taken off ─► `redact` validates and
 //! redacts in one walk ─► the rest is the raw record, as canonical JSON (sorted keys, ids as text,
-//! times as milliseconds), and its Kafka key. [`view`] reads a redacted payload: `admit` for the key,
+//! times as milliseconds), and its Kafka key. `view` reads a redacted payload: `admit` for the key,
 //! `map` for everything.
 
 mod catalog;
