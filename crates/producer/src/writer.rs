@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use chatpulse_kafka::{
     Delivery, KafkaConfig, KafkaError, PublishError, Publisher, PublisherSettings, Record,
 };
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::config::ProducerConfig;
 
@@ -21,6 +21,8 @@ pub(crate) struct Writer {
     publisher: ArcSwap<Publisher>,
     kafka: KafkaConfig,
     settings: PublisherSettings,
+    /// Places in the publisher's queue.
+    room: Semaphore,
     topic: String,
     deadline: Duration,
     /// Whether the last batch failed: an outage is logged when it begins and when it ends.
@@ -55,6 +57,7 @@ impl Writer {
             publisher: ArcSwap::from_pointee(Publisher::new(kafka, &settings)?),
             kafka: kafka.clone(),
             settings,
+            room: Semaphore::new(settings.queue_records),
             topic: config.topic.clone(),
             deadline: config.confirm_timeout,
             failing: AtomicBool::new(false),
@@ -95,11 +98,13 @@ impl Writer {
         publisher: &Publisher,
         records: Vec<Record>,
     ) -> Result<(), PublishError> {
-        // The queue would take the beginning of a batch that it has no room for, and the answer
-        // would wait for that.
-        if publisher.in_flight() + records.len() > self.settings.queue_records {
-            return Err(PublishError::QueueFull);
-        }
+        // The queue itself would take the beginning of a batch that it has no room for, and the
+        // answer would wait for that.
+        let places = u32::try_from(records.len()).map_err(|_| PublishError::QueueFull)?;
+        let _room = self
+            .room
+            .try_acquire_many(places)
+            .map_err(|_| PublishError::QueueFull)?;
         match timeout(self.deadline, publisher.publish(&self.topic, records)).await {
             Ok(outcomes) => outcomes
                 .into_iter()

@@ -160,9 +160,13 @@ impl TenantsFile {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, TenantsError> {
-        toml::from_str(text).map_err(|error| TenantsError::Syntax {
-            path: path.into(),
-            error: Box::new(error),
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            TenantsError::Syntax {
+                path: path.into(),
+                place: place(text, at),
+                fault: without_value(error.message()),
+            }
         })
     }
 
@@ -195,6 +199,28 @@ impl TenantsFile {
         Snapshot::new(&Self::parse(&text, path)?, &Snapshot::default())
             .map_err(|invalid| invalid.of(path))?;
         replace(path, text.as_bytes()).map_err(failed)
+    }
+}
+
+/// The line of a fault, from 1, and its key. The rest of the line may be a secret.
+fn place(text: &str, at: usize) -> String {
+    let before = &text[..at];
+    let number = 1 + before.matches('\n').count();
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text[start..].lines().next().unwrap_or_default();
+    match line.split_once('=') {
+        Some((key, _)) => format!("line {number}, {}", key.trim()),
+        None => format!("line {number}"),
+    }
+}
+
+/// A message of the TOML reader without the value that it quotes.
+fn without_value(message: &str) -> String {
+    match (message.split_once(": "), message.rsplit_once(", expected ")) {
+        (Some((fault @ ("invalid type" | "invalid value"), _)), Some((_, expected))) => {
+            format!("{fault}, expected {expected}")
+        }
+        _ => message.to_owned(),
     }
 }
 

@@ -144,12 +144,14 @@ pub enum TenantsError {
         error: std::io::Error,
     },
     /// The file is no TOML, or has keys or types that are not known.
-    #[error("tenants file {path}: {error}")]
+    #[error("tenants file {path}, {place}: {fault}")]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Line, column and key.
-        error: Box<toml::de::Error>,
+        /// The line, and the key on it if there is one.
+        place: String,
+        /// What is wrong. No values: they may be secrets.
+        fault: String,
     },
     /// A value is not what it must be.
     #[error("tenants file {path}: {invalid}")]
@@ -185,5 +187,235 @@ impl Invalid {
             path: path.into(),
             invalid: self,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const ENTRY: &str = r#"
+        id = "acme"
+        salt = "0123456789abcdef"
+    "#;
+
+    fn load(text: &str) -> Result<Tenants, TenantsError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, text).unwrap();
+        Tenants::load(file.path())
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let tenants = load(&format!("[[tenant]]{ENTRY}")).unwrap().snapshot();
+        let tenant = tenants.get("acme").unwrap();
+        assert_eq!(tenant.conversation_timeout, Duration::from_secs(24 * 3600));
+        assert_eq!(tenant.limits, LimitsEntry::default());
+        assert!(!tenant.allows("https://www.acme.example"));
+    }
+
+    #[test]
+    fn a_file_without_tenants_is_where_one_begins() {
+        assert_eq!(
+            load("# none yet\n").unwrap().snapshot().tenants().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn errors_name_the_key_and_show_no_secret() {
+        let digest = "0".repeat(64);
+        let secret = "cpw_somebody-put-the-key-here";
+        for (text, key) in [
+            (format!("{ENTRY} colour = 1"), "colour"),
+            (format!("{ENTRY} limits = {{ burts = 1 }}"), "burts"),
+            (
+                format!("{ENTRY} limits = {{ burst = 0 }}"),
+                "line 5, limits",
+            ),
+            (
+                format!("{ENTRY} limits = {{ max_item_bytes = 900000 }}"),
+                "limits.max_item_bytes",
+            ),
+            (
+                format!("{ENTRY} conversation_timeout = \"soon\""),
+                "conversation_timeout",
+            ),
+            (
+                format!("{ENTRY} conversation_timeout = \"0s\""),
+                "conversation_timeout",
+            ),
+            (
+                format!("{ENTRY} allowed_origins = [\"*\", \"x\"]"),
+                "tenant[0].allowed_origins[1]",
+            ),
+            (
+                "id = \"Acme\"\nsalt = \"0123456789abcdef\"".into(),
+                "tenant[0].id",
+            ),
+            (
+                "id = \"\"\nsalt = \"0123456789abcdef\"".into(),
+                "tenant[0].id",
+            ),
+            (
+                "id = \"acme\"\nsalt = \"short-secret\"".into(),
+                "tenant[0].salt",
+            ),
+            ("id = \"acme\"".into(), "salt"),
+            ("id = \"acme\"\nsalt = 42424242".into(), "line 3, salt"),
+            (
+                format!("{ENTRY} allowed_origins = \"{secret}\""),
+                "allowed_origins",
+            ),
+            (
+                format!("{ENTRY} conversation_timeout = \"{secret}\""),
+                "conversation_timeout",
+            ),
+            (
+                format!("{ENTRY} write_keys = \"{secret}"),
+                "line 5, write_keys",
+            ),
+            (format!("{ENTRY} [[tenant]] {ENTRY}"), "tenant[1].id"),
+            (
+                format!("{ENTRY} write_keys = [{{ id = \"web\", sha256 = \"{secret}\" }}]"),
+                "tenant[0].write_keys[0].sha256",
+            ),
+            (
+                format!("{ENTRY} write_keys = [{{ id = \"\", sha256 = \"{digest}\" }}]"),
+                "tenant[0].write_keys[0].id",
+            ),
+            (
+                format!(
+                    "{ENTRY} write_keys = [{{ id = \"a\", sha256 = \"{digest}\" }}, \
+                     {{ id = \"b\", sha256 = \"{digest}\" }}]"
+                ),
+                "tenant[0].write_keys[1].sha256",
+            ),
+            (
+                format!(
+                    "{ENTRY} write_keys = [{{ id = \"a\", sha256 = \"{digest}\" }}, \
+                     {{ id = \"a\", sha256 = \"{}\" }}]",
+                    "1".repeat(64)
+                ),
+                "tenant[0].write_keys[1].id",
+            ),
+        ] {
+            let text = format!(
+                "[[tenant]]\n{}",
+                text.replace("[[tenant]]", "\n[[tenant]]\n")
+            );
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(key), "{key}: {error}");
+            assert!(
+                !error.contains(secret) && !error.contains("short-secret"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_tenant_is_appended_to_a_file_that_keeps_its_comments_and_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tenants.toml");
+        let (first, first_key) = new_tenant("acme").unwrap();
+        TenantsFile::append(&path, &first).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("# ours\n{}", text.trim_end())).unwrap();
+        let (second, second_key) = new_tenant("other").unwrap();
+        TenantsFile::append(&path, &second).unwrap();
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("# ours\n"));
+        assert!(!text.contains(first_key.expose()) && !text.contains(second_key.expose()));
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let tenants = Tenants::load(&path).unwrap().snapshot();
+        for (key, id) in [(&first_key, "acme"), (&second_key, "other")] {
+            let grant = tenants.authenticate(key.expose()).unwrap();
+            assert_eq!(
+                (grant.tenant.id.as_str(), grant.key_id.as_str()),
+                (id, "web")
+            );
+        }
+        assert_eq!(
+            tenants.authenticate("cpw_").unwrap_err(),
+            WriteKeyError::Unknown
+        );
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temporary file stays"
+        );
+    }
+
+    #[test]
+    fn a_tenant_is_not_added_twice_and_the_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tenants.toml");
+        let (entry, _) = new_tenant("acme").unwrap();
+        TenantsFile::append(&path, &entry).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let (again, _) = new_tenant("acme").unwrap();
+        let error = TenantsFile::append(&path, &again).unwrap_err().to_string();
+        assert!(error.contains("tenant[1].id"), "{error}");
+        let (bad, _) = new_tenant("Not A Name").unwrap();
+        TenantsFile::append(&path, &bad).unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn keys_and_salts_are_fresh_and_stay_out_of_debug_output() {
+        let (one, one_key) = new_tenant("acme").unwrap();
+        let (two, two_key) = new_tenant("acme").unwrap();
+        assert!(one_key.expose() != two_key.expose() && one.salt != two.salt);
+        assert!(one_key.expose().starts_with("cpw_") && one_key.expose().len() == 52);
+        let shown = format!("{one:?} {one_key:?}");
+        assert!(!shown.contains(&one.salt) && !shown.contains(one_key.expose()));
+    }
+
+    #[test]
+    fn a_reload_keeps_the_level_of_a_bucket_whose_limits_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tenants.toml");
+        let limited = |burst: u32| {
+            format!("[[tenant]]{ENTRY}limits = {{ requests_per_second = 1, burst = {burst} }}")
+        };
+        std::fs::write(&path, limited(1)).unwrap();
+        let tenants = Tenants::load(&path).unwrap();
+        let take = || tenants.snapshot().get("acme").unwrap().take_request();
+        take().unwrap();
+        assert!(take().unwrap_err() <= Duration::from_secs(1));
+        assert_eq!(tenants.reload().unwrap(), Reload::Unchanged);
+
+        std::fs::write(&path, format!("# longer\n{}", limited(1))).unwrap();
+        assert_eq!(tenants.reload().unwrap(), Reload::Applied);
+        take().unwrap_err();
+        std::fs::write(&path, format!("# still longer\n{}", limited(2))).unwrap();
+        assert_eq!(tenants.reload().unwrap(), Reload::Applied);
+        take().unwrap();
+    }
+
+    #[test]
+    fn a_broken_file_is_reported_once_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tenants.toml");
+        std::fs::write(&path, format!("[[tenant]]{ENTRY}")).unwrap();
+        let tenants = Tenants::load(&path).unwrap();
+        for broken in ["[[tenant]", ""] {
+            std::fs::write(&path, broken).unwrap();
+            tenants.reload().unwrap_err();
+            assert_eq!(tenants.reload().unwrap(), Reload::Unchanged);
+            assert!(tenants.snapshot().get("acme").is_some());
+        }
+        std::fs::remove_file(&path).unwrap();
+        tenants.reload().unwrap_err();
+        assert_eq!(tenants.reload().unwrap(), Reload::Unchanged);
+        std::fs::write(&path, format!("[[tenant]]{}", ENTRY.replace("acme", "new"))).unwrap();
+        assert_eq!(tenants.reload().unwrap(), Reload::Applied);
+        assert!(tenants.snapshot().get("acme").is_none());
     }
 }

@@ -1,5 +1,8 @@
 //! The producer as its clients see it: a real server on a free port, a mock broker behind it.
 
+// clippy.toml allows unwrap in test functions; helpers of tests are tests, too.
+#![allow(clippy::unwrap_used)]
+
 mod access;
 mod bodies;
 mod broker;
