@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::exception::Exception;
-use super::ffi::{Connection, EngineError, Library, Query};
+use super::ffi::{self, Connection, EngineError, Library, Query};
 use super::sql;
 
 /// Settings that make the body of an `INSERT` one block, whatever its format: one part per
@@ -61,6 +61,8 @@ pub(super) enum StartError {
     AlreadyRunning(PathBuf),
     #[error("the engine refused to start on {0}; what it wrote to standard error says why")]
     Refused(PathBuf),
+    #[error("cannot use the data path {0}: {1}")]
+    Files(PathBuf, std::io::Error),
     #[error("the data path {0} is not UTF-8")]
     Path(PathBuf),
     #[error("the engine started but does not answer: {0}")]
@@ -107,8 +109,19 @@ impl Engine {
             .to_str()
             .ok_or_else(|| StartError::Path(path.to_owned()))?;
         let path_argument = format!("--path={text}");
-        let mut arguments = vec![path_argument.clone()];
-        arguments.extend(server_settings(memory_limit_bytes));
+        let unusable = |source| StartError::Files(path.to_owned(), source);
+        for log in super::repair::deduplication_logs(path).map_err(unusable)? {
+            tracing::warn!(
+                log = %log.display(),
+                "cut off the deduplication record of a block that a crash kept from being inserted"
+            );
+        }
+        let config = path.join("engine.xml");
+        std::fs::write(&config, configuration(memory_limit_bytes)).map_err(unusable)?;
+        let arguments = [
+            path_argument.clone(),
+            format!("--config-file={}", config.display()),
+        ];
         let anchor = library
             .connect(&arguments)
             .ok_or_else(|| StartError::Refused(path.to_owned()))?;
@@ -118,6 +131,7 @@ impl Engine {
             format: "TabSeparated",
             params: &[],
         })?;
+        ffi::end_process_without_destructors();
         let line = String::from_utf8_lossy(&chunk.data).trim_end().to_owned();
         let mut fields = line.split('\t').map(str::to_owned);
         let mut field = || fields.next().unwrap_or_default();
@@ -182,11 +196,19 @@ impl Engine {
     }
 }
 
-/// Server settings, small enough for a machine that also runs the pipeline. Names and defaults:
-/// <https://clickhouse.com/docs/operations/server-configuration-parameters/settings>.
-fn server_settings(memory_limit_bytes: u64) -> impl Iterator<Item = String> {
+/// The server configuration that the engine starts with.
+///
+/// - Small caches and pools: the machine also runs the pipeline. Names and defaults:
+///   <https://clickhouse.com/docs/operations/server-configuration-parameters/settings>.
+/// - MergeTree tables are durable against a power cut too, unless their DDL says otherwise: parts
+///   are synced when inserted, and those merged into another are kept for a minute, by when the
+///   system has written that one out.
+/// - Given as a file, because the engine would else take a `config.xml` of the working directory
+///   or of the home folder.
+fn configuration(memory_limit_bytes: u64) -> String {
     const MIB: u64 = 1024 * 1024;
-    [
+    let element = |(name, value): (&str, u64)| format!("<{name}>{value}</{name}>\n");
+    let server: String = [
         ("max_server_memory_usage", memory_limit_bytes),
         ("mark_cache_size", 64 * MIB),
         ("primary_index_cache_size", 32 * MIB),
@@ -201,8 +223,15 @@ fn server_settings(memory_limit_bytes: u64) -> impl Iterator<Item = String> {
         ("background_schedule_pool_size", 8),
         ("max_thread_pool_size", 1000),
         ("max_thread_pool_free_size", 50),
-        ("max_concurrent_queries", 100),
     ]
-    .into_iter()
-    .map(|(name, value)| format!("--{name}={value}"))
+    .map(element)
+    .concat();
+    let merge_tree: String = [
+        ("fsync_after_insert", 1),
+        ("fsync_part_directory", 1),
+        ("old_parts_lifetime", 60),
+    ]
+    .map(element)
+    .concat();
+    format!("<clickhouse>\n{server}<merge_tree>\n{merge_tree}</merge_tree>\n</clickhouse>\n")
 }

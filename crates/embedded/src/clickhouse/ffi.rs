@@ -168,6 +168,36 @@ impl Library {
     }
 }
 
+/// From here on the process ends without the destructors of libchdb.
+///
+/// At `exit` those would shut a still running engine down after parts of it are gone, and crash the
+/// process with its status lost. What was acknowledged is on disk, so ending at once is safe, and
+/// whoever wants more has [`super::ClickHouse::shutdown`].
+///
+/// Handlers run in reverse order of registration and the engine registers some of its own while it
+/// runs, so this is called again as it does.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(super) fn end_process_without_destructors() {
+    unsafe extern "C" {
+        fn on_exit(function: extern "C" fn(c_int, *mut c_void), argument: *mut c_void) -> c_int;
+        fn fflush(stream: *mut c_void) -> c_int;
+        fn _exit(status: c_int) -> !;
+    }
+    extern "C" fn end(status: c_int, _: *mut c_void) {
+        // SAFETY: flushing all streams and ending the process have no preconditions.
+        unsafe {
+            fflush(ptr::null_mut());
+            _exit(status)
+        }
+    }
+    // SAFETY: `end` lives as long as the process. Without memory for a handler nothing is lost.
+    unsafe { on_exit(end, ptr::null_mut()) };
+}
+
+/// Elsewhere the C library hands its exit status to no handler: shut ClickHouse down before the end.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(super) fn end_process_without_destructors() {}
+
 /// What a statement has read and written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stats {

@@ -167,7 +167,7 @@ pub fn ensure(progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, LibraryErro
         .iter()
         .find(|package| package.os == os && package.arch == arch);
     let package = package.ok_or(LibraryError::Platform { os, arch })?;
-    ensure_in(&cache_folder()?, package, progress)
+    ensure_in(&cache_folder()?, package, "npm", progress)
 }
 
 /// `~/.cache/chatpulse`, or `~/Library/Caches/chatpulse`.
@@ -188,6 +188,7 @@ fn cache_folder() -> Result<PathBuf, LibraryError> {
 fn ensure_in(
     cache: &Path,
     package: &Package,
+    npm: &str,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<PathBuf, LibraryError> {
     let folder = cache.join(format!("chdb-{VERSION}"));
@@ -207,7 +208,7 @@ fn ensure_in(
         let work = folder.join("fetch");
         remove(&work)?;
         fs::create_dir_all(&work).map_err(failed("create", &work))?;
-        let fetched = fetch(package, &work, progress).and_then(|unpacked| {
+        let fetched = fetch(package, &work, npm, progress).and_then(|unpacked| {
             fs::rename(&unpacked, &library).map_err(failed("rename to", &library))?;
             File::open(&folder)
                 .and_then(|f| f.sync_all())
@@ -232,9 +233,10 @@ fn remove(folder: &Path) -> Result<(), LibraryError> {
 fn fetch(
     package: &Package,
     work: &Path,
+    npm: &str,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<PathBuf, LibraryError> {
-    let tarball = download(package, work, progress)?;
+    let tarball = download(package, work, npm, progress)?;
     verify(package, &tarball)?;
     unpack(package, &tarball, progress)
 }
@@ -243,12 +245,18 @@ fn fetch(
 fn download(
     package: &Package,
     work: &Path,
+    npm: &str,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<PathBuf, LibraryError> {
     let log_path = work.join("npm.log");
     let log = File::create(&log_path).map_err(failed("create", &log_path))?;
-    let spawned = Command::new("npm")
-        .args(["pack", "--silent", "--ignore-scripts", "--pack-destination"])
+    let spawned = Command::new(npm)
+        .args([
+            "pack",
+            "--loglevel=error",
+            "--ignore-scripts",
+            "--pack-destination",
+        ])
         .arg(work)
         .arg(format!("{}@{VERSION}", package.name))
         .current_dir(work)
@@ -426,7 +434,7 @@ impl Reporter {
                 )
             }
             Progress::Unpacking { done, total } => {
-                let tenths = if total == 0 { 10 } else { done * 10 / total };
+                let tenths = (done * 10).checked_div(total).unwrap_or(10);
                 (
                     1_000_000 + tenths,
                     format!("unpacking ClickHouse, {} %", tenths * 10),
@@ -438,5 +446,128 @@ impl Reporter {
             self.said = Some(step);
             let _ = writeln!(io::stderr(), "{text}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::LazyLock;
+
+    /// Stands for npm: packs whatever name is asked for, but not `missing`. Written once, before
+    /// any process is spawned: a script that is open for writing cannot be run.
+    static NPM: LazyLock<(tempfile::TempDir, String)> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let tarball = dir.path().join("package.tgz");
+        std::fs::write(&tarball, TARBALL.0.as_slice()).unwrap();
+        let script = dir.path().join("npm");
+        let text = format!(
+            "#!/bin/sh\necho x >> ../../runs\ncase \"$6\" in missing*) echo E404 not found >&2; \
+             exit 1;; esac\ncp {} made.tgz\n",
+            tarball.display()
+        );
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = script.to_str().unwrap().to_owned();
+        (dir, path)
+    });
+
+    const LIBRARY: &[u8] = b"not really a library";
+
+    /// A package as npm packs it, and the hash of it.
+    static TARBALL: LazyLock<(Vec<u8>, &'static str)> = LazyLock::new(|| {
+        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut archive = tar::Builder::new(gzip);
+        for (name, data) in [("index.js", b"module" as &[u8]), (FILE_NAME, LIBRARY)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(data.len() as u64);
+            header.set_mode(0o644);
+            let path = Path::new("package").join(name);
+            archive.append_data(&mut header, path, data).unwrap();
+        }
+        let tarball = archive.into_inner().unwrap().finish().unwrap();
+        let hash = base64::engine::general_purpose::STANDARD.encode(Sha512::digest(&tarball));
+        (tarball, hash.leak())
+    });
+
+    fn package(name: &'static str, sha512: &'static str) -> Package {
+        Package {
+            os: "any",
+            arch: "any",
+            name,
+            sha512,
+        }
+    }
+
+    fn runs(cache: &Path) -> usize {
+        let runs = std::fs::read_to_string(cache.join(format!("chdb-{VERSION}/../runs")));
+        runs.unwrap_or_default().lines().count()
+    }
+
+    #[test]
+    fn many_at_once_fetch_it_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let good = package("good", TARBALL.1);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let path = ensure_in(cache.path(), &good, &NPM.1, &mut |_| {}).unwrap();
+                    assert_eq!(std::fs::read(path).unwrap(), LIBRARY);
+                });
+            }
+        });
+        assert_eq!(runs(cache.path()), 1);
+        let folder = cache.path().join(format!("chdb-{VERSION}"));
+        let mut left: Vec<_> = entries(&folder);
+        left.sort();
+        assert_eq!(left, [FILE_NAME, "lock"]);
+    }
+
+    fn entries(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_package_of_another_hash_is_thrown_away() {
+        let cache = tempfile::tempdir().unwrap();
+        let wrong = package("good", "AAAA");
+        let error = ensure_in(cache.path(), &wrong, &NPM.1, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, LibraryError::Integrity { .. }), "{error}");
+        assert_eq!(
+            entries(&cache.path().join(format!("chdb-{VERSION}"))),
+            ["lock"]
+        );
+    }
+
+    #[test]
+    fn what_npm_says_is_passed_on() {
+        let cache = tempfile::tempdir().unwrap();
+        let missing = package("missing", TARBALL.1);
+        let error = ensure_in(cache.path(), &missing, &NPM.1, &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("E404 not found"), "{error}");
+    }
+
+    #[test]
+    fn without_npm_the_error_says_what_to_install() {
+        let cache = tempfile::tempdir().unwrap();
+        let good = package("good", TARBALL.1);
+        let error = ensure_in(cache.path(), &good, "no-such-npm", &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("install Node.js"), "{error}");
+    }
+
+    #[test]
+    fn progress_ends_at_the_whole_library() {
+        let cache = tempfile::tempdir().unwrap();
+        let good = package("good", TARBALL.1);
+        let mut steps = Vec::new();
+        ensure_in(cache.path(), &good, &NPM.1, &mut |step| steps.push(step)).unwrap();
+        let total = LIBRARY.len() as u64;
+        let unpacked = Progress::Unpacking { done: total, total };
+        assert!(matches!(steps.first(), Some(Progress::Downloading { .. })));
+        assert_eq!(steps[steps.len() - 2..], [unpacked, Progress::Done]);
     }
 }

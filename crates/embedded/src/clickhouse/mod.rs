@@ -11,9 +11,15 @@
 //! - One data path per process: a second [`ClickHouse::start`] fails while one runs.
 //! - No access control inside: whoever may query may also read and write files that this process
 //!   can (`file()`), as in clickhouse-local. Hence loopback, or a password.
-//! - Durability: an insert is answered when its parts are written and renamed into place. After
-//!   `kill -9` they are there. [`ClickHouseConfig`] has no fsync switch: tables that must survive a
-//!   power cut set `fsync_after_insert = 1, fsync_part_directory = 1`, as on a server.
+//! - Durability: an insert is answered when its parts are in place and synced (`fsync_after_insert`
+//!   and `fsync_part_directory` are on for every MergeTree table whose DDL does not say otherwise;
+//!   measured, 75,000 rows/s with them and 96,000 without). `kill -9` loses nothing acknowledged.
+//!   The engine does not sync its deduplication log: after a power cut, a retried insert of the last
+//!   seconds may double.
+//! - Retries with the same `insert_deduplication_token` are dropped, also through materialized
+//!   views, after restarts and after `kill -9` (the engine's own gap there is closed at start),
+//!   provided that the table and every view's target have a `non_replicated_deduplication_window`
+//!   and that the body is one block again ([`INSERT_AS_ONE_BLOCK_SETTINGS`], on by default).
 //! - Sessions (`session_id`) are accepted and not kept: each request starts afresh.
 
 mod codec;
@@ -22,6 +28,7 @@ mod exception;
 mod ffi;
 mod format;
 pub mod library;
+mod repair;
 mod request;
 mod server;
 mod sql;

@@ -261,6 +261,10 @@ impl Plan {
             return Err(Exception::new(Code::SyntaxError, "Empty query"));
         }
         let outline = sql::outline(&text);
+        if outline.several {
+            let text = "Syntax error (Multi-statements are not allowed)";
+            return Err(Exception::new(Code::SyntaxError, text));
+        }
         if outline.touches_files {
             let text = "INTO OUTFILE and FROM INFILE are not allowed over HTTP";
             return Err(Exception::new(Code::NotImplemented, text));

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body as HttpBody;
@@ -98,22 +99,29 @@ impl Output {
     }
 
     fn respond(self, mut response: Response, body: ByteStream) -> Response {
+        self.name(response.headers_mut());
+        *response.body_mut() = HttpBody::from_stream(self.encode(body));
+        response
+    }
+
+    /// Names the compression of HTTP, where there is one.
+    fn name(self, headers: &mut HeaderMap) {
+        if let Some(encoding) = self.encoding {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+        }
+    }
+
+    fn encode(self, body: ByteStream) -> ByteStream {
         let body = if self.blocks {
             body.map(|chunk| chunk.map(|chunk| codec::encode_blocks(&chunk)))
                 .boxed()
         } else {
             body
         };
-        let body = match self.encoding {
-            Some(encoding) => {
-                let name = HeaderValue::from_static(encoding.name());
-                response.headers_mut().insert(CONTENT_ENCODING, name);
-                encoding.encode(body)
-            }
+        match self.encoding {
+            Some(encoding) => encoding.encode(body),
             None => body,
-        };
-        *response.body_mut() = HttpBody::from_stream(body);
-        response
+        }
     }
 
     const fn is_plain(self) -> bool {
@@ -130,7 +138,7 @@ impl Server {
     ) -> Result<Response, Exception> {
         let (parts, raw) = request.into_parts();
         let mut options = Options::read(&parts.method, &parts.uri, &parts.headers)?;
-        self.authenticate(&options, &parts.headers)?;
+        authenticate(self.password.as_deref(), &options, &parts.headers)?;
         let query_id = options.query_id.clone().unwrap_or_else(random_id);
         failed.query_id = Some(query_id.clone());
         failed.output = Output::of(&options, &parts.headers);
@@ -233,15 +241,19 @@ impl Server {
         };
         let tag = random_tag();
         set(response.headers_mut(), "X-ClickHouse-Exception-Tag", &tag);
+        let late = Arc::new(AtomicBool::new(false));
         let stream = Streamed {
             ready: reply.ready,
             rest,
             cancel: Some(cancel),
-            broken: Broken::No,
+            failed: late.clone(),
         };
-        failed
+        let body = failed
             .output
-            .respond(response, stream.bytes(tag, self.engine.version.clone()))
+            .encode(stream.bytes(tag, self.engine.version.clone()));
+        *response.body_mut() = HttpBody::from_stream(body.chain(broken_off(late)));
+        failed.output.name(response.headers_mut());
+        response
     }
 
     fn refuse(&self, exception: &Exception, failed: &Failed) -> Response {
@@ -281,35 +293,40 @@ impl Server {
         }
         response
     }
+}
 
-    fn authenticate(&self, options: &Options, headers: &HeaderMap) -> Result<(), Exception> {
-        let user = options.user.as_deref().unwrap_or_default();
-        if !matches!(user, "" | "default") {
-            let text = format!("{user}: Authentication failed: there is only the user `default`");
-            return Err(Exception::new(Code::AuthenticationFailed, text));
-        }
-        let Some(wanted) = &self.password else {
-            // Without a password any page in a browser could reach the port: those say who they are.
-            let foreign = headers
-                .get(ORIGIN)
-                .is_some_and(|origin| !is_loopback_origin(origin));
-            return if foreign {
-                let text = "Requests of web pages need a password to be set";
-                Err(Exception::new(Code::AuthenticationFailed, text))
-            } else {
-                Ok(())
-            };
+/// Lets in the user `default`, with the password when one is set.
+fn authenticate(
+    password: Option<&str>,
+    options: &Options,
+    headers: &HeaderMap,
+) -> Result<(), Exception> {
+    let user = options.user.as_deref().unwrap_or_default();
+    if !matches!(user, "" | "default") {
+        let text = format!("{user}: Authentication failed: there is only the user `default`");
+        return Err(Exception::new(Code::AuthenticationFailed, text));
+    }
+    let Some(wanted) = password else {
+        // Without a password any page in a browser could reach the port: those say who they are.
+        let foreign = headers
+            .get(ORIGIN)
+            .is_some_and(|origin| !is_loopback_origin(origin));
+        return if foreign {
+            let text = "Requests of web pages need a password to be set";
+            Err(Exception::new(Code::AuthenticationFailed, text))
+        } else {
+            Ok(())
         };
-        match options.password.as_deref() {
-            Some(given) if same(given.as_bytes(), wanted.as_bytes()) => Ok(()),
-            None | Some("") => Err(Exception::new(
-                Code::RequiredPassword,
-                "default: a password is required",
-            )),
-            Some(_) => {
-                let text = "default: Authentication failed: password is incorrect";
-                Err(Exception::new(Code::AuthenticationFailed, text))
-            }
+    };
+    match options.password.as_deref() {
+        Some(given) if same(given.as_bytes(), wanted.as_bytes()) => Ok(()),
+        None | Some("") => Err(Exception::new(
+            Code::RequiredPassword,
+            "default: a password is required",
+        )),
+        Some(_) => {
+            let text = "default: Authentication failed: password is incorrect";
+            Err(Exception::new(Code::AuthenticationFailed, text))
         }
     }
 }
@@ -633,66 +650,58 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// How far a broken stream has been broken off.
-enum Broken {
-    No,
-    /// The exception was sent; the connection must break next.
-    Told,
-    Done,
-}
-
 /// The blocks of an answer that is longer than what was ready.
 struct Streamed {
     ready: VecDeque<Bytes>,
     rest: mpsc::Receiver<Result<Bytes, Exception>>,
     cancel: Option<CancelOnDrop>,
-    broken: Broken,
+    /// Set when the text of an exception was the last of the body.
+    failed: Arc<AtomicBool>,
 }
 
 impl Streamed {
-    /// After an exception its text, tagged as ClickHouse tags it, is the last of the body, and the
-    /// connection ends without the end of the body: whoever does not know the tag sees that too.
     fn bytes(self, tag: String, version: String) -> ByteStream {
         futures::stream::unfold(self, move |mut this| {
             let (tag, version) = (tag.clone(), version.clone());
             async move {
-                match this.broken {
-                    Broken::No => {}
-                    Broken::Told => {
-                        // Once around the scheduler: what was written must go out before the break.
-                        tokio::task::yield_now().await;
-                        this.broken = Broken::Done;
-                        let broken =
-                            std::io::Error::other("the query failed after its answer began");
-                        return Some((Err(broken), this));
-                    }
-                    Broken::Done => return None,
-                }
                 if let Some(block) = this.ready.pop_front() {
                     return Some((Ok(block), this));
                 }
-                match this.rest.recv().await {
-                    Some(Ok(block)) => Some((Ok(block), this)),
-                    Some(Err(exception)) => {
-                        this.disarm();
-                        this.broken = Broken::Told;
+                let next = this.rest.recv().await;
+                if !matches!(next, Some(Ok(_)))
+                    && let Some(cancel) = this.cancel.take()
+                {
+                    cancel.disarm();
+                }
+                match next? {
+                    Ok(block) => Some((Ok(block), this)),
+                    Err(exception) => {
+                        this.failed.store(true, Ordering::Release);
+                        this.rest.close();
                         Some((Ok(tagged(&exception, &tag, &version)), this))
-                    }
-                    None => {
-                        this.disarm();
-                        None
                     }
                 }
             }
         })
         .boxed()
     }
+}
 
-    fn disarm(&mut self) {
-        if let Some(cancel) = self.cancel.take() {
-            cancel.disarm();
+/// Ends the connection without the end of the body when the answer has failed: a client that does
+/// not know the tag of an exception sees that, too.
+fn broken_off(failed: Arc<AtomicBool>) -> ByteStream {
+    futures::stream::once(async move {
+        if failed.load(Ordering::Acquire) {
+            // Once around the scheduler: what was written must go out before the break.
+            tokio::task::yield_now().await;
+            return Some(Err(std::io::Error::other(
+                "the query failed after its answer began",
+            )));
         }
-    }
+        None
+    })
+    .filter_map(std::future::ready)
+    .boxed()
 }
 
 /// `\r\n__exception__\r\nTAG\r\nmessage\nlength TAG\r\n__exception__\r\n`, of ClickHouse 25.11 on.
@@ -702,4 +711,73 @@ fn tagged(exception: &Exception, tag: &str, version: &str) -> Bytes {
     Bytes::from(format!(
         "\r\n__exception__\r\n{tag}\r\n{message}{length} {tag}\r\n__exception__\r\n"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn let_in(password: Option<&str>, uri: &str, headers: &[(&str, &str)]) -> Result<(), u16> {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect();
+        let options = Options::read(&Method::POST, &uri.parse().unwrap(), &headers).unwrap();
+        authenticate(password, &options, &headers).map_err(|e: Exception| e.status().as_u16())
+    }
+
+    #[test]
+    fn the_password_is_taken_from_wherever_clients_put_it() {
+        let wanted = Some("s:cret");
+        let basic = ("authorization", "Basic ZGVmYXVsdDpzOmNyZXQ=");
+        let key = ("x-clickhouse-key", "s:cret");
+        assert_eq!(
+            let_in(wanted, "/?user=default&password=s%3Acret", &[]),
+            Ok(())
+        );
+        assert_eq!(
+            let_in(wanted, "/", &[("x-clickhouse-user", "default"), key]),
+            Ok(())
+        );
+        assert_eq!(let_in(wanted, "/", &[basic]), Ok(()));
+        assert_eq!(let_in(wanted, "/", &[]), Err(401));
+        assert_eq!(let_in(wanted, "/?password=other", &[]), Err(403));
+        assert_eq!(let_in(wanted, "/?user=admin", &[key]), Err(403));
+    }
+
+    #[test]
+    fn without_a_password_web_pages_of_other_sites_are_refused() {
+        assert_eq!(let_in(None, "/", &[]), Ok(()));
+        assert_eq!(let_in(None, "/?user=default&password=any", &[]), Ok(()));
+        assert_eq!(
+            let_in(None, "/", &[("origin", "http://localhost:3000")]),
+            Ok(())
+        );
+        assert_eq!(
+            let_in(None, "/", &[("origin", "https://127.0.0.1.evil.example")]),
+            Err(403)
+        );
+        assert_eq!(
+            let_in(
+                Some("x"),
+                "/?password=x",
+                &[("origin", "https://bi.example")]
+            ),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_late_exception_is_tagged_as_clickhouse_does() {
+        let exception = Exception::new(Code::Readonly, "x");
+        let text = String::from_utf8(tagged(&exception, "abcdefghijklmnop", "1").to_vec()).unwrap();
+        let message = "Code: 164. DB::Exception: x. (READONLY) (version 1)\n";
+        assert_eq!(
+            text,
+            format!(
+                "\r\n__exception__\r\nabcdefghijklmnop\r\n{message}{} abcdefghijklmnop\r\n__exception__\r\n",
+                message.len()
+            )
+        );
+    }
 }

@@ -25,6 +25,8 @@ pub(super) struct Statement<'a> {
     pub(super) kind: Kind,
     /// The format named by a `FORMAT` clause; `Values` for `INSERT … VALUES`.
     pub(super) format: Option<&'a str>,
+    /// More than one statement: something stands behind a semicolon.
+    pub(super) several: bool,
     /// `INTO OUTFILE` or `FROM INFILE`: files of this machine, which HTTP does not reach.
     pub(super) touches_files: bool,
 }
@@ -40,6 +42,7 @@ pub(super) fn outline(text: &[u8]) -> Statement<'_> {
     let mut statement = Statement {
         kind: Kind::Other,
         format: None,
+        several: false,
         touches_files: false,
     };
     let Some(first) = tokens.next() else {
@@ -57,14 +60,14 @@ pub(super) fn outline(text: &[u8]) -> Statement<'_> {
 
 fn query<'a>(tokens: Tokens<'a>, mut statement: Statement<'a>) -> Statement<'a> {
     let mut previous: &[u8] = b"";
-    let mut settings = false;
+    let (mut settings, mut ended) = (false, false);
     for token in tokens {
         let word = token.word();
-        if is(previous, "with") && is(word, "totals") {
-            if let Kind::Select { totals } = &mut statement.kind {
-                *totals = true;
-            }
+        if let Kind::Select { totals } = &mut statement.kind {
+            *totals |= is(previous, "with") && is(word, "totals");
         }
+        statement.several |= ended && token.text != b";";
+        ended |= token.text == b";";
         if token.depth == 0 {
             settings |= statement.format.is_some() && is(word, "settings");
             if is(previous, "format") && token.is_name() {
@@ -339,6 +342,12 @@ mod tests {
         for (text, format) in cases {
             assert_eq!(outline(text.as_bytes()).format, format, "{text}");
         }
+    }
+
+    #[test]
+    fn several_statements_are_told_from_a_closing_semicolon() {
+        assert!(outline(b"CREATE TABLE a (b Int8) ENGINE = Null; DROP TABLE a").several);
+        assert!(!outline(b"SELECT ';' ;; -- ; and no more").several);
     }
 
     #[test]
