@@ -69,7 +69,7 @@ pub struct Options {
     pub faults: FaultRates,
 }
 
-/// Probabilities of faults, each from 0 to 1.
+/// Faults; the numbers are probabilities, each from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultRates {
     /// Per item: it is sent a second time; at once or later (historic), 1 to 15 seconds later (live).
@@ -86,6 +86,8 @@ pub struct FaultRates {
     pub drift: f64,
     /// Per item: a malformed one is sent before it.
     pub malformed: f64,
+    /// The receiver's limit, bytes: where it is given, some of the malformed items are larger.
+    pub max_item_bytes: Option<usize>,
     /// Per event that needs no context (see the vendors): it is sent without.
     pub bare: f64,
 }
@@ -99,6 +101,7 @@ impl Default for FaultRates {
             lost: 0.02,
             drift: 0.05,
             malformed: 0.01,
+            max_item_bytes: None,
             bare: 0.2,
         }
     }
@@ -113,6 +116,7 @@ impl FaultRates {
         lost: 0.0,
         drift: 0.0,
         malformed: 0.0,
+        max_item_bytes: None,
         bare: 0.0,
     };
 }
@@ -144,7 +148,8 @@ pub enum Expect {
     Duplicate,
     /// Refused for this reason: `not_an_object`, `missing_event_name`, `invalid_event_name`,
     /// `invalid_time` (present, not readable), `time_out_of_range` (before 2010 or more than 24 h
-    /// after receipt) or `invalid_context`.
+    /// after receipt), `invalid_context`, `too_complex` (nested more than 32 levels deep) or
+    /// `too_large` (more than [`FaultRates::max_item_bytes`]).
     Rejected(&'static str),
 }
 
@@ -360,7 +365,8 @@ impl Simulator {
                 now + draw(&self.options.pace.delays().way, &mut self.rng),
             ),
         };
-        let (source, body, reason) = malformed::item(&id, at, &mut self.rng);
+        let (source, body, reason) =
+            malformed::item(&id, at, self.options.faults.max_item_bytes, &mut self.rng);
         self.enqueue(
             due,
             Queued {

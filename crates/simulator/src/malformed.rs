@@ -15,8 +15,17 @@ const DOCUMENTED: [(Source, &str); 5] = [
     (Source::Watermelon, "widget_opened"),
 ];
 
-/// A malformed item: its source, its text, and the reason for which it is refused.
-pub(crate) fn item(id: &str, now: i64, rng: &mut ChaCha8Rng) -> (Source, String, &'static str) {
+/// Levels of nesting that nobody takes, and that JSON parsers with a bound of their own still read.
+const DEPTH: usize = 64;
+
+/// A malformed item: its source, its text, and the reason for which it is refused. None is too large
+/// where the limit is not known.
+pub(crate) fn item(
+    id: &str,
+    now: i64,
+    max_item_bytes: Option<usize>,
+    rng: &mut ChaCha8Rng,
+) -> (Source, String, &'static str) {
     let (source, documented) = DOCUMENTED[rng.random_range(0..DOCUMENTED.len())];
     let sound = Parts {
         id: id.to_owned(),
@@ -24,8 +33,10 @@ pub(crate) fn item(id: &str, now: i64, rng: &mut ChaCha8Rng) -> (Source, String,
         time: json!(rfc3339(now)),
         session_id: json!(format!("{id}-s")),
         sequence: json!(1),
+        note: None,
     };
-    let (parts, reason) = match rng.random_range(0..6) {
+    let kinds = if max_item_bytes.is_some() { 8 } else { 7 };
+    let (parts, reason) = match rng.random_range(0..kinds) {
         0 => {
             let garbage = ["42", "null", "true", "\"widget_opened\"", "-0.5"];
             let text = garbage[rng.random_range(0..garbage.len())].to_owned();
@@ -60,6 +71,14 @@ pub(crate) fn item(id: &str, now: i64, rng: &mut ChaCha8Rng) -> (Source, String,
             let time = times[rng.random_range(0..times.len())].clone();
             (Parts { time, ..sound }, "time_out_of_range")
         }
+        5 => {
+            let note = Some("[".repeat(DEPTH) + &"]".repeat(DEPTH));
+            (Parts { note, ..sound }, "too_complex")
+        }
+        7 => {
+            let note = max_item_bytes.map(|bytes| format!("\"{}\"", "x".repeat(bytes)));
+            (Parts { note, ..sound }, "too_large")
+        }
         _ if rng.random_bool(0.5) => (
             Parts {
                 sequence: json!(-1),
@@ -85,6 +104,8 @@ struct Parts {
     time: Value,
     session_id: Value,
     sequence: Value,
+    /// JSON text of a field that no vendor has.
+    note: Option<String>,
 }
 
 impl Parts {
@@ -119,6 +140,10 @@ impl Parts {
                     .with_some("type", self.name)
                     .with_json("detail", &detail)
             }
+        };
+        let native = match self.note {
+            Some(note) => native.with_json("note", &note),
+            None => native,
         };
         let context = Object::new()
             .with("event_id", format!("{}-x", self.id))

@@ -12,9 +12,9 @@ use crate::script::{HOUR, MINUTE, SECOND};
 pub enum Pace {
     /// It has happened in the 12 days before the base time; all of it can be sent at once.
     Historic,
-    /// It happens from the base time on, at this mean rate of sending. Visits are shortened to some minutes, and begin whenever
-    /// those under way fall short of the rate. Items come in the order of [`crate::Item::due_ms`],
-    /// none before its event has happened.
+    /// It happens from the base time on, at this mean rate of sending. Visits are shortened to some
+    /// minutes, and begin whenever those under way fall short of the rate. Items come in the order
+    /// of [`crate::Item::due_ms`], none before its event has happened.
     Live {
         /// Items per second, one of [`Pace::EVENTS_PER_SECOND`].
         events_per_second: f64,
@@ -64,7 +64,7 @@ const HISTORIC: Delays = Delays {
 
 const LIVE: Delays = Delays {
     prompt: 0..0,
-    // Within the pipeline's bound of lateness, 5 minutes, even by a clock that is a second off.
+    // Beyond 5 minutes, where lateness begins for the pipeline, even by a clock some seconds off.
     late: 5 * MINUTE + 5 * SECOND..8 * MINUTE,
     way: 20..460,
     overtaken: SECOND..10 * SECOND,

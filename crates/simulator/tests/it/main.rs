@@ -210,11 +210,11 @@ fn a_seed_gives_the_same_bytes_from_version_to_version() {
     let (items, truth) = run(options(1, 10_000));
     assert_eq!(
         format!("{:016x}", fnv(&sent_text(&items))),
-        "62d45814c51fd091"
+        "57b9a1ea11003adf"
     );
     assert_eq!(
         format!("{:016x}", fnv(&format!("{truth:?}"))),
-        "75b4c4512baf1213"
+        "021af74bfbeca11f"
     );
 }
 
@@ -444,7 +444,14 @@ fn every_event_lies_in_the_twelve_days_before_the_base_time() {
 
 #[test]
 fn every_fault_and_every_reason_occurs() {
-    let (items, truth) = run(options(9, 30_000));
+    let faults = FaultRates {
+        max_item_bytes: Some(65_536),
+        ..FaultRates::default()
+    };
+    let (items, truth) = run(Options {
+        faults,
+        ..options(9, 30_000)
+    });
     let reasons: Vec<_> = truth.rejected.keys().copied().collect();
     assert_eq!(
         reasons,
@@ -455,8 +462,14 @@ fn every_fault_and_every_reason_occurs() {
             "missing_event_name",
             "not_an_object",
             "time_out_of_range",
+            "too_complex",
+            "too_large",
         ]
     );
+    for item in &items {
+        let too_large = item.expect == Expect::Rejected("too_large");
+        assert_eq!(item.body.len() > 65_536, too_large, "{}", item.body);
+    }
     assert!(truth.lost_in_browser > 0 && truth.drift > 0 && truth.sequence_gap > 0);
     let bare = accepted(&items)
         .filter(|(_, body)| body.get("context").is_none())
