@@ -7,7 +7,9 @@ use std::{
 
 use rdkafka::{bindings::rd_kafka_resp_err_t as RespErr, types::RDKafkaApiKey};
 
-use crate::support::{PATIENCE, event, start, start_with, taken_and_refused, until};
+use crate::support::{
+    PATIENCE, event, mock, start, start_on, start_with, taken_and_refused, until,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_waits_for_the_confirmation() {
@@ -117,15 +119,32 @@ async fn a_full_queue_is_503_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_beyond_the_bound_are_503_at_once() {
     let producer = start_with(|config| config.max_requests = NonZeroUsize::MIN).await;
-    producer.post(event("c")).send().await.confirmed();
-    let held = producer
-        .post("{")
-        .own_framing()
-        .header("Content-Length", "100")
-        .open()
-        .await;
-    until(async || producer.post(event("c")).send().await.status == 503).await;
-    drop(held);
+    let unfinished = || {
+        producer
+            .post("{")
+            .own_framing()
+            .header("Content-Length", "100")
+            .send()
+    };
+    let answer = tokio::select! {
+        answer = unfinished() => answer,
+        answer = unfinished() => answer,
+    };
+    answer.problem(503, "overloaded");
+    until(async || producer.post(event("c")).send().await.status == 202).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_failed_for_good_is_replaced() {
+    let mock = mock();
+    let denied = RespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    mock.request_errors(RDKafkaApiKey::InitProducerId, &[denied]);
+    let producer = start_on(mock, "", |_| {}).await;
+    producer
+        .post(event("c"))
+        .send()
+        .await
+        .problem(503, "not-confirmed");
     until(async || producer.post(event("c")).send().await.status == 202).await;
 }
 

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::support::{KEY, event, receive, start, until};
+use crate::support::{KEY, PATIENCE, event, receive, start, start_with, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_source_is_404_and_names_the_known_ones() {
@@ -156,7 +160,7 @@ async fn shutdown_finishes_what_is_in_flight_and_takes_no_more() {
     until(async || producer.metric(gauge).await == Some(1.0)).await;
     producer.ask_to_stop();
     let address = producer.address;
-    until(async || tokio::net::TcpStream::connect(address).await.is_err()).await;
+    until(async || TcpStream::connect(address).await.is_err()).await;
     held.write_all(end.as_bytes()).await.unwrap();
     assert_eq!(receive(held).await.confirmed().0, 1);
     assert_eq!(producer.stored().await.len(), 1);
@@ -165,9 +169,7 @@ async fn shutdown_finishes_what_is_in_flight_and_takes_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_does_not_wait_for_ever() {
-    let mut producer =
-        crate::support::start_with(|config| config.drain_timeout = Duration::from_millis(200))
-            .await;
+    let mut producer = start_with(|config| config.drain_timeout = Duration::from_millis(200)).await;
     let held = producer
         .post("{")
         .own_framing()
@@ -179,4 +181,56 @@ async fn shutdown_does_not_wait_for_ever() {
     producer.ask_to_stop();
     producer.stopped().await;
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_ends_its_headers_is_cut_off() {
+    let producer = start_with(|config| config.header_timeout = Duration::from_millis(200)).await;
+    let mut stream = TcpStream::connect(producer.address).await.unwrap();
+    stream
+        .write_all(b"POST /v1/events/watermelon HTTP/1.1\r\nHost: x\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    // So is one that sends nothing, or keeps a connection without using it.
+    let mut idle = TcpStream::connect(producer.address).await.unwrap();
+    timeout(PATIENCE, idle.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    let mut kept = producer.call("GET", "/healthz").open().await;
+    timeout(PATIENCE, kept.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_bound_wait_for_their_turn() {
+    let producer = start_with(|config| {
+        config.max_connections = std::num::NonZeroUsize::MIN;
+    })
+    .await;
+    let mut first = TcpStream::connect(producer.address).await.unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    first.write_all(request).await.unwrap();
+    let mut begin = [0; 12];
+    timeout(PATIENCE, first.read_exact(&mut begin))
+        .await
+        .unwrap()
+        .unwrap();
+    let mut second = TcpStream::connect(producer.address).await.unwrap();
+    second.write_all(request).await.unwrap();
+    let early = timeout(Duration::from_millis(200), second.read_exact(&mut begin)).await;
+    assert!(early.is_err(), "served beyond the bound: {early:?}");
+    drop(first);
+    timeout(PATIENCE, second.read_exact(&mut begin))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
 }

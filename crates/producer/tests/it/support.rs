@@ -76,7 +76,7 @@ pub(crate) fn event(conversation: &str) -> String {
 
 pub(crate) struct Producer {
     pub(crate) address: SocketAddr,
-    pub(crate) mock: MockCluster<'static, DefaultProducerContext>,
+    pub(crate) mock: Mock,
     pub(crate) config: ProducerConfig,
     folder: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
@@ -96,9 +96,24 @@ pub(crate) async fn start_limited(
     limits: &str,
     change: impl FnOnce(&mut ProducerConfig),
 ) -> Producer {
-    logs();
+    start_on(mock(), limits, change).await
+}
+
+pub(crate) type Mock = MockCluster<'static, DefaultProducerContext>;
+
+/// A broker with the topic.
+pub(crate) fn mock() -> Mock {
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic(TOPIC, PARTITIONS, 1).unwrap();
+    mock
+}
+
+pub(crate) async fn start_on(
+    mock: Mock,
+    limits: &str,
+    change: impl FnOnce(&mut ProducerConfig),
+) -> Producer {
+    logs();
     let folder = tempfile::tempdir().unwrap();
     let tenants_file = folder.path().join("tenants.toml");
     std::fs::write(&tenants_file, tenants_toml(limits)).unwrap();
@@ -127,7 +142,7 @@ pub(crate) async fn start_limited(
     producer
 }
 
-pub(crate) fn environment(mock: &MockCluster<'static, DefaultProducerContext>) -> Environment {
+pub(crate) fn environment(mock: &Mock) -> Environment {
     Environment {
         kafka: KafkaConfig::new(mock.bootstrap_servers(), "test"),
         framing: Framing::SingleObject,
@@ -184,7 +199,7 @@ impl Producer {
     }
 }
 
-pub(crate) async fn stored(mock: &MockCluster<'static, DefaultProducerContext>) -> Vec<RawEvent> {
+pub(crate) async fn stored(mock: &Mock) -> Vec<RawEvent> {
     let kafka = KafkaConfig::new(mock.bootstrap_servers(), "reader");
     let read = move || {
         let codec = Codec::<RawEvent>::new(Framing::SingleObject).unwrap();
