@@ -227,7 +227,7 @@ async fn replay(stages: Stages, args: ReplayArgs) -> anyhow::Result<()> {
         }
     };
     let summary =
-        chatpulse_producer::replay(&config, &stages.producer_environment(), job, progress).await?;
+        chatpulse_producer::replay(&config, &stages.producer_environment(), &job, progress).await?;
     if let Ok(bar) = bar.lock() {
         bar.finish_and_clear();
     }

@@ -19,108 +19,108 @@ use serde::Deserialize;
 /// Everything that can be set. Every section and key has a default; `chatpulse config` prints them.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub(crate) struct Config {
     /// The brokers and the topics.
-    pub kafka: Kafka,
+    pub(crate) kafka: Kafka,
     /// The store.
-    pub clickhouse: ClickHouse,
+    pub(crate) clickhouse: ClickHouse,
     /// The HTTP collector.
-    pub producer: ProducerConfig,
+    pub(crate) producer: ProducerConfig,
     /// chat.raw → chat.events.
-    pub enricher: Enricher,
+    pub(crate) enricher: Enricher,
     /// chat.events → ClickHouse.
-    pub sink: Sink,
+    pub(crate) sink: Sink,
     /// Reports over HTTP.
-    pub reports: Reports,
+    pub(crate) reports: Reports,
     /// Vendors beside the five that are built in.
-    pub sources: Sources,
+    pub(crate) sources: Sources,
 }
 
 /// `[kafka]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Kafka {
+pub(crate) struct Kafka {
     /// Brokers to ask first, `host:port[,host:port…]`.
-    pub bootstrap: String,
+    pub(crate) bootstrap: String,
     /// Partitions of each topic, where chatpulse creates them.
-    pub partitions: NonZeroU32,
+    pub(crate) partitions: NonZeroU32,
     /// Copies of each partition, where chatpulse creates the topics.
-    pub replication: NonZeroU32,
+    pub(crate) replication: NonZeroU32,
     /// Prefix of topics and consumer groups, so that several installations can share brokers.
-    pub prefix: String,
+    pub(crate) prefix: String,
     /// Schema registry; with it records are framed in the Confluent wire format.
-    pub schema_registry: Option<String>,
+    pub(crate) schema_registry: Option<String>,
     /// Further librdkafka settings by their own names, e.g. `"security.protocol" = "ssl"`.
-    pub overrides: BTreeMap<String, String>,
+    pub(crate) overrides: BTreeMap<String, String>,
 }
 
 /// `[clickhouse]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ClickHouse {
+pub(crate) struct ClickHouse {
     /// Address of the HTTP interface.
-    pub url: String,
+    pub(crate) url: String,
     /// Database; created by `chatpulse migrate`.
-    pub database: String,
+    pub(crate) database: String,
     /// User.
-    pub user: String,
+    pub(crate) user: String,
     /// Password; better given as `CHATPULSE__CLICKHOUSE__PASSWORD`.
-    pub password: Option<Secret>,
+    pub(crate) password: Option<Secret>,
 }
 
 /// `[enricher]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Enricher {
+pub(crate) struct Enricher {
     /// Address of /healthz, /readyz and /metrics.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// A copy of an event that comes later than this after the first is not seen as a duplicate.
     /// The same on every enricher.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub dedup_window: Duration,
+    pub(crate) dedup_window: Duration,
     /// A conversation that is silent for longer is forgotten by the stream (not by the store).
     /// The same on every enricher.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub conversation_window: Duration,
+    pub(crate) conversation_window: Duration,
 }
 
 /// `[sink]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Sink {
+pub(crate) struct Sink {
     /// Address of /healthz, /readyz and /metrics.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Most outcomes in one insert.
-    pub batch_rows: NonZeroU32,
+    pub(crate) batch_rows: NonZeroU32,
     /// Longest wait for a batch to fill.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub batch_wait: Duration,
+    pub(crate) batch_wait: Duration,
 }
 
 /// `[reports]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Reports {
+pub(crate) struct Reports {
     /// Address of the pages and the JSON API.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
 }
 
 /// `[sources]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// Folder with further definitions (`*.toml`), as in `schemas/sources`.
-    pub directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// A value that is never printed.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl Secret {
     /// The value itself.
-    pub fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 }
@@ -194,7 +194,7 @@ impl Default for Reports {
 const ENVIRONMENT: &str = "CHATPULSE";
 
 /// Reads the file, where one is given or `chatpulse.toml` exists, then the environment.
-pub fn load(file: Option<&Path>) -> anyhow::Result<Config> {
+pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Config> {
     let mut layers = config::Config::builder();
     layers = match file {
         Some(path) => layers.add_source(config::File::from(path).format(config::FileFormat::Toml)),

@@ -54,9 +54,10 @@ pub(crate) struct DemoArgs {
 }
 
 fn rate(text: &str) -> Result<f64, String> {
+    let allowed = Pace::EVENTS_PER_SECOND;
     match text.parse::<f64>() {
-        Ok(rate) if (0.1..=100_000.0).contains(&rate) => Ok(rate),
-        _ => Err("give a number from 0.1 to 100000".into()),
+        Ok(rate) if allowed.contains(&rate) => Ok(rate),
+        _ => Err(format!("give a number from {} to {}", allowed.start(), allowed.end())),
     }
 }
 

@@ -1,0 +1,109 @@
+use std::{collections::BTreeSet, path::Path};
+
+use crate::process::{Serve, tool};
+
+/// Rounds of sending that end in kill -9.
+const KILLS: usize = 4;
+/// Requests in a round; the kill comes somewhere among them.
+const REQUESTS: usize = 60;
+/// Events in a request.
+const BATCH: usize = 25;
+
+fn item(id: usize) -> String {
+    format!(
+        r#"{{"native":{{"event":"widget_message_sent","widget_platform":"web","widet_conversation_id":"c{}","timestamp":{},"total_messages":1}},"context":{{"event_id":"e{id}"}}}}"#,
+        id % 97,
+        jiff::Timestamp::now().as_millisecond(),
+    )
+}
+
+/// Posts one batch; true when it was acknowledged.
+async fn post(client: &reqwest::Client, serve: &Serve, key: &str, ids: &[usize]) -> bool {
+    let body = ids.iter().map(|&id| item(id)).collect::<Vec<_>>().join("\n");
+    let answer = client
+        .post(format!("{}/v1/events/watermelon", serve.producer))
+        .bearer_auth(key)
+        .header("content-type", "application/x-ndjson")
+        .body(body)
+        .send()
+        .await;
+    answer.is_ok_and(|answer| answer.status() == 202)
+}
+
+fn add_tenant(data_dir: &Path) -> String {
+    std::fs::create_dir_all(data_dir).unwrap();
+    let file = data_dir.join("tenants.toml");
+    let output = tool(
+        &["tenant", "add", "acme", "--tenants", file.to_str().unwrap()],
+        data_dir.parent().unwrap(),
+    );
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// What the sender did not get an answer for it sends again, as pages do. At the end every
+/// acknowledged event is accepted once, and nothing else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let key = add_tenant(&data_dir);
+    let client = reqwest::Client::new();
+
+    let mut acknowledged = BTreeSet::new();
+    let mut unanswered: Vec<Vec<usize>> = Vec::new();
+    let mut next_id = 0;
+    for round in 0..KILLS {
+        let serve = Serve::start(&data_dir);
+        let mut batches = std::mem::take(&mut unanswered);
+        batches.extend((0..REQUESTS).map(|_| {
+            next_id += BATCH;
+            (next_id - BATCH..next_id).collect()
+        }));
+        // Another place each time: in the middle of the sending, by count and not by the clock.
+        let kill_after = REQUESTS / (round + 2);
+        for (count, batch) in batches.iter().enumerate() {
+            if count < kill_after && post(&client, &serve, &key, batch).await {
+                acknowledged.extend(batch.iter().copied());
+            } else {
+                unanswered.push(batch.clone());
+            }
+        }
+        // Some requests are under way when the process dies.
+        let under_way = unanswered.iter().take(8).map(|batch| post(&client, &serve, &key, batch));
+        let under_way = futures::future::join_all(under_way);
+        tokio::pin!(under_way);
+        let started = futures::poll!(&mut under_way);
+        assert!(started.is_pending());
+        tokio::task::yield_now().await;
+        serve.kill();
+        under_way.await;
+    }
+
+    let serve = Serve::start(&data_dir);
+    for batch in &unanswered {
+        assert!(post(&client, &serve, &key, batch).await, "the last sending is answered");
+        acknowledged.extend(batch.iter().copied());
+    }
+    assert_eq!(acknowledged.len(), next_id);
+
+    let accepted = "SELECT count() FROM events WHERE outcome = 'accepted'";
+    serve.wait_until(accepted, &next_id.to_string()).await;
+    let ids = serve
+        .query("SELECT event_id FROM events WHERE outcome = 'accepted' ORDER BY event_id")
+        .await;
+    let ids: Vec<usize> = ids.lines().map(|id| id[1..].parse().unwrap()).collect();
+    assert_eq!(ids.len(), next_id, "an event is stored twice");
+    assert_eq!(ids.into_iter().collect::<BTreeSet<_>>(), acknowledged);
+    let messages = "SELECT sum(total_messages) FROM conversations WHERE tenant = 'acme'";
+    assert_eq!(serve.query(messages).await, next_id.to_string(), "a view lost or doubled");
+
+    let audit = std::process::Command::new(env!("CARGO_BIN_EXE_chatpulse"))
+        .args(["audit", "--json"])
+        .env("CHATPULSE__CLICKHOUSE__URL", &serve.clickhouse)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stdout));
+    serve.terminate();
+}

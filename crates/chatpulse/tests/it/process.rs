@@ -1,0 +1,131 @@
+//! Starts the binary and waits for what it says.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc::{Receiver, channel},
+    time::{Duration, Instant},
+};
+
+/// Builds on a loaded machine are slow to start.
+const START: Duration = Duration::from_secs(120);
+
+/// The binary with a data folder of its own and any free ports.
+pub(crate) fn chatpulse(subcommand: &str, data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chatpulse"));
+    command.arg(subcommand).arg("--data-dir").arg(data_dir);
+    for part in ["--producer", "--dashboard", "--clickhouse", "--kafka"] {
+        command.arg(part).arg("127.0.0.1:0");
+    }
+    command.current_dir(data_dir.parent().unwrap());
+    command
+}
+
+/// A tool of the binary, away from any configuration file.
+pub(crate) fn tool(args: &[&str], dir: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_chatpulse")).args(args).current_dir(dir).output().unwrap()
+}
+
+/// `chatpulse serve`, running.
+pub(crate) struct Serve {
+    child: Child,
+    lines: Receiver<String>,
+    pub(crate) producer: String,
+    pub(crate) dashboard: String,
+    pub(crate) clickhouse: String,
+    pub(crate) kafka: String,
+}
+
+impl Serve {
+    pub(crate) fn start(data_dir: &Path) -> Self {
+        let mut child = chatpulse("serve", data_dir).stderr(Stdio::piped()).spawn().unwrap();
+        let (said, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("serve: {line}");
+                let _ = said.send(line);
+            }
+        });
+        let mut serve = Self {
+            child,
+            lines,
+            producer: String::new(),
+            dashboard: String::new(),
+            clickhouse: String::new(),
+            kafka: String::new(),
+        };
+        let events = serve.wait_for("events in");
+        serve.producer = events.trim_end_matches("/v1/events/{source}").to_owned();
+        serve.dashboard = serve.wait_for("reports").trim_end_matches('/').to_owned();
+        let clickhouse = serve.wait_for("ClickHouse");
+        serve.clickhouse = clickhouse.split_whitespace().next().unwrap().to_owned();
+        serve.kafka = serve.wait_for("Kafka");
+        serve
+    }
+
+    /// The rest of the first line that begins with `what`.
+    fn wait_for(&mut self, what: &str) -> String {
+        let deadline = Instant::now() + START;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self
+                .lines
+                .recv_timeout(left)
+                .unwrap_or_else(|error| panic!("no line {what:?} from chatpulse serve: {error}"));
+            if let Some(rest) = line.trim().strip_prefix(what) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    /// kill -9: nothing is flushed, closed or told.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and a clean end.
+    pub(crate) fn terminate(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "serve ended with {status}");
+    }
+
+    /// The answer of ClickHouse as text.
+    pub(crate) async fn query(&self, sql: &str) -> String {
+        let answer = reqwest::Client::new()
+            .post(&self.clickhouse)
+            .query(&[("database", "chatpulse")])
+            .body(sql.to_owned())
+            .send()
+            .await
+            .unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{sql}: {text}");
+        text.trim().to_owned()
+    }
+
+    /// Repeats a query until it answers `expected`.
+    pub(crate) async fn wait_until(&self, sql: &str, expected: &str) {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            let answer = self.query(sql).await;
+            if answer == expected {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{sql}: {answer}, still not {expected}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
