@@ -42,7 +42,7 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS conversation_facts_fill TO conversation_f
 SELECT
     tenant,
     source,
-    assumeNotNull(conversation_id) AS conversation_id,
+    assumeNotNull(e.conversation_id) AS conversation_id,
     min(occurred_at) AS started_at,
     max(occurred_at) AS last_event_at,
     groupUniqArrayIf(
@@ -63,8 +63,9 @@ SELECT
     groupUniqArrayIf(assumeNotNull(toString(widget_id)), widget_id IS NOT NULL) AS widgets,
     groupUniqArrayIf(assumeNotNull(toString(platform)), platform IS NOT NULL) AS platforms,
     groupUniqArrayIf(assumeNotNull(toString(language)), language IS NOT NULL) AS languages
-FROM events
-WHERE outcome = 'accepted' AND conversation_id IS NOT NULL
+FROM events AS e
+-- Qualified: without, the name means the column of the SELECT, which is never NULL.
+WHERE e.outcome = 'accepted' AND e.conversation_id IS NOT NULL
 GROUP BY tenant, source, conversation_id;
 
 -- event_health: delivery health per tenant, source, type and minute of receipt. Counts are sums,
@@ -184,13 +185,13 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS session_sequences_fill TO session_sequenc
 SELECT
     tenant,
     source,
-    assumeNotNull(session_id) AS session_id,
+    assumeNotNull(e.session_id) AS session_id,
     max(toUInt64(assumeNotNull(sequence))) AS highest,
     groupBitmapState(toUInt64(assumeNotNull(sequence))) AS numbers,
     min(received_at) AS first_received_at,
     max(received_at) AS last_received_at
-FROM events
-WHERE session_id IS NOT NULL AND sequence BETWEEN 1 AND 1000000
+FROM events AS e
+WHERE e.session_id IS NOT NULL AND e.sequence BETWEEN 1 AND 1000000
 GROUP BY tenant, source, session_id;
 
 -- sessions: what each page session lost in the browser.
@@ -201,7 +202,7 @@ SELECT
     s.session_id AS session_id,
     max(s.highest) AS highest,
     groupBitmapMerge(s.numbers) AS arrived,
-    highest - arrived AS lost_in_browser,
+    toUInt64(highest - arrived) AS lost_in_browser,
     min(s.first_received_at) AS first_received_at,
     max(s.last_received_at) AS last_received_at
 FROM session_sequences AS s

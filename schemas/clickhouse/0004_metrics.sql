@@ -93,7 +93,7 @@ WITH
             in_b AND closed AS in_c,
             -- "Not before": an answer at the very millisecond of the last question is one.
             notEmpty(visitor) AND NOT arrayExists(at -> at >= visitor[-1], answers) AS unanswered,
-            arrayExists(r -> r.value >= if(r.kind = 'stars', 4, 1), rating_set) AS positive,
+            sees_resolution AND arrayExists(r -> r.value >= if(r.kind = 'stars', 4, 1), rating_set) AS positive,
             -- Humans present over time: a join adds one, a leave takes one, a return to the bot or a
             -- close takes all. At the same millisecond in this order, so nothing is negative.
             arrayFold(

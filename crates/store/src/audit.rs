@@ -290,12 +290,13 @@ SELECT
 FROM
 (
     SELECT
-        toString(tenant) AS tenant, toString(source) AS source, assumeNotNull(conversation_id) AS conversation_id,
+        toString(e.tenant) AS tenant, toString(e.source) AS source,
+        assumeNotNull(e.conversation_id) AS conversation_id,
         uniqExact((occurred_at, sipHash64(event_id))) AS distinct_messages,
         count() AS message_rows, countIf(message_number = 1) AS beginnings,
         ifNull(max(message_number), 0) AS highest_number, 0 AS fact_messages
-    FROM events
-    WHERE outcome = 'accepted' AND conversation_id IS NOT NULL
+    FROM events AS e
+    WHERE e.outcome = 'accepted' AND e.conversation_id IS NOT NULL
       AND event_type = 'message.sent' AND actor IN ('visitor', 'bot', 'agent')
     GROUP BY tenant, source, conversation_id
     UNION ALL

@@ -1,0 +1,733 @@
+//! Every line of the metric definitions, on conversations small enough to judge by hand. Times are
+//! seconds after the start.
+
+use chatpulse_model::{Actor, Event, EventType, ScoreKind};
+use chatpulse_store::Store;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::support::{
+    DAY, HOUR, Metrics, SECOND as S, START, Script, client, insert, metrics, store, sync_full,
+};
+
+/// Judged two days on: whatever was left open is closed by silence.
+const LATER: i64 = 2 * DAY;
+const WM: &str = "watermelon";
+
+async fn judged(database: &str, script: &Script, as_of_ms: i64) -> Metrics {
+    let store = store(database).await;
+    sync_full(database).await;
+    insert(&store, "all", &script.events).await;
+    metrics(&store, as_of_ms).await
+}
+
+/// A question and the bot's answer, from second 0 to 2.
+fn chat<'s>(s: &'s mut Script, conversation: &'static str) -> &'s mut Script {
+    s.conversation(conversation);
+    s.visitor(0);
+    s.bot(2 * S);
+    s
+}
+
+#[tokio::test]
+async fn total_messages_are_those_of_visitor_bot_and_agent_and_nothing_else() {
+    let mut s = Script::new(WM);
+    chat(&mut s, "c1");
+    s.agent(3 * S);
+    s.at(4 * S, EventType::AgentTyping, Actor::Agent);
+    s.at(5 * S, EventType::MessageSent, Actor::System);
+    let m = judged("metric_messages", &s, LATER).await;
+    assert_eq!(m.get(WM, "total_messages").numerator, Some(3));
+    assert_eq!(m.get(WM, "visitor_messages").numerator, Some(1));
+    assert_eq!(m.get(WM, "bot_messages").numerator, Some(1));
+    assert_eq!(m.get(WM, "agent_messages").numerator, Some(1));
+}
+
+#[tokio::test]
+async fn two_messages_of_the_same_millisecond_are_two() {
+    let mut s = Script::new(WM);
+    s.visitor(0);
+    s.visitor(0);
+    let m = judged("metric_same_ms", &s, LATER).await;
+    assert_eq!(m.get(WM, "visitor_messages").numerator, Some(2));
+}
+
+#[tokio::test]
+async fn the_message_gap_is_the_highest_report_less_the_messages_seen() {
+    let mut s = Script::new(WM);
+    chat(&mut s, "c1");
+    s.visitor(3 * S).reported_total = Some(5);
+    s.bot(4 * S).reported_total = Some(4);
+    chat(&mut s, "without a report");
+    let m = judged("metric_gap", &s, LATER).await;
+    let gap = m.get(WM, "message_gap");
+    assert_eq!((gap.n, gap.numerator), (1, Some(1)));
+    assert_eq!(m.get(WM, "reported_total").numerator, Some(5));
+}
+
+#[tokio::test]
+async fn b_needs_a_visitor_and_a_bot_or_a_request_and_no_human_at_the_start() {
+    let mut s = Script::new(WM);
+    chat(&mut s, "with bot");
+    s.conversation("with request");
+    s.visitor(0);
+    s.request(S);
+    s.conversation("no visitor");
+    s.bot(0);
+    s.conversation("no bot");
+    s.visitor(0);
+    s.conversation("agent began");
+    s.agent(0);
+    s.visitor(S);
+    s.bot(2 * S);
+    s.conversation("human joined before anybody wrote");
+    s.join(0);
+    s.visitor(S);
+    s.bot(2 * S);
+    s.conversation("at the same millisecond");
+    s.agent(0);
+    s.visitor(0);
+    s.bot(S);
+    let m = judged("metric_b", &s, LATER).await;
+    assert_eq!(m.get(WM, "conversations").numerator, Some(7));
+    assert_eq!(m.get(WM, "bot_conversations").numerator, Some(3));
+    assert_eq!(m.fraction(WM, "handoff_request_rate"), (Some(1), Some(3)));
+}
+
+#[tokio::test]
+async fn a_conversation_closes_by_an_end_or_by_a_day_of_silence() {
+    let mut s = Script::new(WM);
+    chat(&mut s, "silent since second 2");
+    chat(&mut s, "ended").close(3 * S);
+    chat(&mut s, "deleted").at(3 * S, EventType::ConversationDeleted, Actor::System);
+    chat(&mut s, "taken up again").close(3 * S);
+    s.visitor(DAY);
+    chat(&mut s, "moving").at(20 * HOUR, EventType::Custom, Actor::System);
+    let store = store("metric_closed").await;
+    insert(&store, "all", &s.events).await;
+    let closed = async |as_of| {
+        let m = metrics(&store, as_of).await;
+        m.get(WM, "closed_bot_conversations").numerator
+    };
+    assert_eq!(closed(2 * S).await, Some(0));
+    assert_eq!(closed(3 * S).await, Some(3));
+    assert_eq!(closed(DAY + 2 * S - 1).await, Some(3));
+    assert_eq!(closed(DAY + 2 * S).await, Some(4));
+    assert_eq!(closed(DAY + 20 * HOUR).await, Some(5));
+}
+
+#[tokio::test]
+async fn the_silence_that_closes_is_the_tenants_own_where_it_has_set_one() {
+    let mut s = Script::new(WM);
+    chat(&mut s, "c1");
+    let store = store("metric_timeout").await;
+    insert(&store, "all", &s.events).await;
+    store
+        .sync_tenants(&[("acme", std::time::Duration::from_secs(3_600))])
+        .await
+        .unwrap();
+    let early = metrics(&store, HOUR + 2 * S - 1).await;
+    assert_eq!(early.get(WM, "closed_bot_conversations").numerator, Some(0));
+    let late = metrics(&store, HOUR + 2 * S).await;
+    assert_eq!(late.get(WM, "closed_bot_conversations").numerator, Some(1));
+}
+
+#[tokio::test]
+async fn each_closed_conversation_has_the_first_outcome_that_holds() {
+    let mut s = Script::new("full");
+    let full = &mut s;
+    // Also abandoned and well rated, had not a human come.
+    chat(full, "handed off").request(3 * S);
+    full.join(4 * S);
+    full.visitor(5 * S);
+    full.score(ScoreKind::Stars, 5.0);
+    chat(full, "handed off to one who only wrote").request(3 * S);
+    full.agent(4 * S);
+    chat(full, "requested, unserved").request(3 * S);
+    full.visitor(4 * S);
+    chat(full, "human intervened").join(3 * S);
+    chat(full, "abandoned").visitor(3 * S);
+    full.score(ScoreKind::Stars, 5.0);
+    chat(full, "answered at the same millisecond").visitor(3 * S);
+    full.bot(3 * S);
+    chat(full, "resolved by stars").score(ScoreKind::Stars, 4.0);
+    chat(full, "resolved by a thumb").score(ScoreKind::Thumbs, 1.0);
+    chat(full, "contained, badly rated").score(ScoreKind::Stars, 3.0);
+    chat(full, "contained, recommended").score(ScoreKind::Nps, 10.0);
+    let m = judged("metric_outcomes", full, LATER).await;
+    let c = Some(10);
+    assert_eq!(m.fraction("full", "handed_off_share"), (Some(2), c));
+    assert_eq!(m.fraction("full", "requested_unserved_share"), (Some(1), c));
+    assert_eq!(m.fraction("full", "human_intervened_share"), (Some(1), c));
+    assert_eq!(m.fraction("full", "abandoned_share"), (Some(1), c));
+    assert_eq!(m.fraction("full", "bot_resolution_rate"), (Some(2), c));
+    assert_eq!(m.fraction("full", "contained_assumed_share"), (Some(3), c));
+    assert_eq!(m.fraction("full", "handoff_rate"), (Some(3), c));
+    assert_eq!(m.fraction("full", "containment_rate"), (Some(5), c));
+    assert_eq!(m.get("full", "containment_rate").rate, Some(0.5));
+    assert_eq!(m.fraction("full", "handoff_request_rate"), (Some(3), c));
+}
+
+#[tokio::test]
+async fn the_first_response_is_not_before_the_first_question() {
+    let mut s = Script::new(WM);
+    s.conversation("greeted");
+    s.bot(0);
+    s.visitor(5 * S);
+    s.bot(9 * S);
+    s.agent(20 * S);
+    s.conversation("never answered");
+    s.visitor(0);
+    s.conversation("only an agent");
+    s.visitor(0);
+    s.agent(8 * S);
+    let m = judged("metric_first_response", &s, LATER).await;
+    let any = m.get(WM, "first_response_any");
+    assert_eq!(
+        (any.n, any.median_ms, any.p90_ms, any.p95_ms),
+        (2, Some(6_000.0), Some(7_600.0), Some(7_800.0))
+    );
+    assert_eq!(m.duration(WM, "first_response_human"), (2, Some(11_500.0)));
+}
+
+#[tokio::test]
+async fn waiting_for_a_human_begins_with_the_request_where_there_is_one() {
+    let mut s = Script::new(WM);
+    s.visitor(0);
+    s.agent(S);
+    s.request(10 * S);
+    s.agent(40 * S);
+    let m = judged("metric_waiting", &s, LATER).await;
+    assert_eq!(m.duration(WM, "first_response_human"), (1, Some(30_000.0)));
+}
+
+#[tokio::test]
+async fn time_to_human_runs_to_a_join_else_to_a_message_and_unanswered_requests_count_apart() {
+    let mut s = Script::new(WM);
+    s.conversation("joined, having been there before");
+    s.visitor(0);
+    s.join(S);
+    s.request(2 * S);
+    s.agent(3 * S);
+    s.join(10 * S);
+    s.conversation("only wrote");
+    s.request(0);
+    s.agent(6 * S);
+    s.conversation("was there before only");
+    s.join(0);
+    s.request(S);
+    s.conversation("asked for twice");
+    s.request(0);
+    s.request(5 * S);
+    s.join(7 * S);
+    s.conversation("no request");
+    s.join(0);
+    let m = judged("metric_time_to_human", &s, LATER).await;
+    assert_eq!(m.duration(WM, "time_to_human"), (3, Some(7_000.0)));
+    assert_eq!(m.fraction(WM, "unanswered_requests"), (Some(1), Some(4)));
+}
+
+#[tokio::test]
+async fn handle_time_is_the_time_with_at_least_one_human() {
+    let cases: [(&str, fn(&mut Script), Option<f64>); 8] = [
+        (
+            "join to leave",
+            |s| {
+                s.join(0);
+                s.leave(30 * S);
+            },
+            Some(30.0),
+        ),
+        (
+            "join to return",
+            |s| {
+                s.join(0);
+                s.back_to_bot(20 * S);
+                s.leave(30 * S);
+            },
+            Some(20.0),
+        ),
+        (
+            "join to close",
+            |s| {
+                s.join(0);
+                s.close(10 * S);
+            },
+            Some(10.0),
+        ),
+        (
+            "two after each other",
+            |s| {
+                s.join(0);
+                s.leave(10 * S);
+                s.join(60 * S);
+                s.leave(65 * S);
+            },
+            Some(15.0),
+        ),
+        (
+            "handed over with overlap",
+            |s| {
+                s.join(0);
+                s.join(10 * S);
+                s.leave(20 * S);
+                s.leave(50 * S);
+            },
+            Some(50.0),
+        ),
+        (
+            "handed over at a millisecond",
+            |s| {
+                s.join(0);
+                s.leave(10 * S);
+                s.join(10 * S);
+                s.leave(30 * S);
+            },
+            Some(30.0),
+        ),
+        (
+            "second one still there",
+            |s| {
+                s.join(0);
+                s.leave(10 * S);
+                s.join(60 * S);
+            },
+            Some(10.0),
+        ),
+        (
+            "still there",
+            |s| {
+                s.leave(0);
+                s.join(5 * S);
+            },
+            None,
+        ),
+    ];
+    for (index, (case, script, seconds)) in cases.into_iter().enumerate() {
+        let mut s = Script::new(WM);
+        script(&mut s);
+        let m = judged(&format!("metric_handle_time_{index}"), &s, LATER).await;
+        let expected = (u64::from(seconds.is_some()), seconds.map(|s| s * 1_000.0));
+        assert_eq!(m.duration(WM, "handle_time"), expected, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn resolution_time_runs_from_the_first_event_to_the_first_close() {
+    let mut s = Script::new(WM);
+    s.at(0, EventType::ConversationStarted, Actor::Visitor);
+    s.visitor(5 * S);
+    s.close(65 * S);
+    s.close(100 * S);
+    s.conversation("closed by silence only");
+    s.visitor(0);
+    let m = judged("metric_resolution", &s, LATER).await;
+    assert_eq!(m.duration(WM, "resolution_time"), (1, Some(65_000.0)));
+}
+
+#[tokio::test]
+async fn reopened_is_who_wrote_within_seven_days_of_a_close_that_is_seven_days_old() {
+    let mut s = Script::new(WM);
+    let mut case = |conversation, back: Option<i64>| {
+        s.conversation(conversation);
+        s.visitor(0);
+        s.close(10);
+        if let Some(back) = back {
+            s.visitor(10 + back);
+        }
+    };
+    case("not at all", None);
+    case("at the close", Some(0));
+    case("after a day", Some(DAY));
+    case("after seven days", Some(7 * DAY));
+    case("after more", Some(7 * DAY + 1));
+    s.conversation("only the bot");
+    s.close(10);
+    s.bot(20);
+    s.conversation("never closed");
+    s.visitor(0);
+    let store = store("metric_reopen").await;
+    insert(&store, "all", &s.events).await;
+    let young = metrics(&store, 7 * DAY + 9).await;
+    assert_eq!(young.fraction(WM, "reopen_rate"), (Some(0), Some(0)));
+    assert_eq!(young.get(WM, "reopen_rate").rate, None);
+    let old = metrics(&store, 7 * DAY + 10).await;
+    assert_eq!(old.fraction(WM, "reopen_rate"), (Some(2), Some(6)));
+}
+
+#[tokio::test]
+async fn csat_is_the_share_of_good_ratings_and_its_response_rate_never_passes_one() {
+    let mut s = Script::new("full");
+    for (conversation, shown, stars) in [
+        ("a", 1, &[5.0, 1.0][..]),
+        ("b", 2, &[4.0]),
+        ("c", 1, &[]),
+        ("d", 0, &[3.0]),
+    ] {
+        s.conversation(conversation);
+        for _ in 0..shown {
+            s.at(0, EventType::FeedbackShown, Actor::System);
+        }
+        for score in stars {
+            s.score(ScoreKind::Stars, *score);
+        }
+    }
+    s.conversation("thumbs");
+    s.at(0, EventType::SurveyShown, Actor::System);
+    s.score(ScoreKind::Thumbs, 0.0);
+    let m = judged("metric_csat", &s, LATER).await;
+    assert_eq!(m.fraction("full", "csat"), (Some(2), Some(5)));
+    assert_eq!(m.fraction("full", "csat_response_rate"), (Some(3), Some(5)));
+}
+
+#[tokio::test]
+async fn nps_is_promoters_less_detractors_over_all_scores() {
+    let mut s = Script::new("loyjoy");
+    for (conversation, score) in [
+        ("a", 10.0),
+        ("b", 9.0),
+        ("c", 8.0),
+        ("d", 7.0),
+        ("e", 6.0),
+        ("f", 0.0),
+        ("g", 3.0),
+    ] {
+        s.conversation(conversation);
+        s.score(ScoreKind::Nps, score);
+    }
+    let m = judged("metric_nps", &s, LATER).await;
+    assert_eq!(m.fraction("loyjoy", "nps"), (Some(-1), Some(7)));
+    assert_eq!(m.get("loyjoy", "nps").rate, Some(-1.0 / 7.0));
+}
+
+#[tokio::test]
+async fn what_a_source_cannot_show_is_null_even_where_an_event_claims_it() {
+    let mut events = Vec::new();
+    for source in [
+        "algomo",
+        "watermelon",
+        "autochat",
+        "userlike",
+        "loyjoy",
+        "never heard of",
+    ] {
+        let mut s = Script::new(source);
+        chat(&mut s, "c1").request(3 * S);
+        s.join(4 * S);
+        s.agent(5 * S);
+        s.leave(6 * S);
+        s.score(ScoreKind::Stars, 5.0);
+        s.score(ScoreKind::Nps, 5.0);
+        s.close(7 * S).reported_total = Some(9);
+        let first = events.len() as i64;
+        events.extend(s.events.into_iter().map(|event| Event {
+            offset: event.offset + first,
+            event_id: format!("{source}-{}", event.offset),
+            ..event
+        }));
+    }
+    let store = store("metric_observable").await;
+    insert(&store, "all", &events).await;
+    let m = metrics(&store, 30 * DAY).await;
+    let shown: Vec<String> =
+        m.0.iter()
+            .filter(|row| row.n > 0)
+            .filter_map(|row| Some(format!("{} {}", row.source.as_deref()?, row.metric)))
+            .collect();
+    let outcomes = |name: &str| name.ends_with("_share") || name.starts_with("containment");
+    let by_hand: &[(&str, &[&str])] = &[
+        (
+            "algomo",
+            &["conversations", "total_messages", "visitor_messages"],
+        ),
+        ("autochat", &["conversations"]),
+        (
+            "loyjoy",
+            &[
+                "conversations",
+                "handle_time",
+                "nps",
+                "reopen_rate",
+                "resolution_time",
+                "total_messages",
+                "visitor_messages",
+            ],
+        ),
+        ("never heard of", &["conversations"]),
+        (
+            "userlike",
+            &[
+                "agent_messages",
+                "conversations",
+                "first_response_any",
+                "first_response_human",
+                "total_messages",
+                "visitor_messages",
+            ],
+        ),
+        (
+            "watermelon",
+            &[
+                "agent_messages",
+                "bot_conversations",
+                "bot_messages",
+                "closed_bot_conversations",
+                "conversations",
+                "first_response_any",
+                "first_response_human",
+                "handle_time",
+                "handoff_rate",
+                "handoff_request_rate",
+                "message_gap",
+                "reopen_rate",
+                "reported_total",
+                "resolution_time",
+                "time_to_human",
+                "total_messages",
+                "unanswered_requests",
+                "visitor_messages",
+            ],
+        ),
+    ];
+    let expected: Vec<String> = by_hand
+        .iter()
+        .flat_map(|(source, names)| names.iter().map(move |name| format!("{source} {name}")))
+        .collect();
+    let without_outcomes: Vec<String> = shown
+        .iter()
+        .filter(|name| !name.rsplit(' ').next().is_some_and(outcomes))
+        .cloned()
+        .collect();
+    assert_eq!(without_outcomes, expected);
+    let with_outcomes = shown
+        .iter()
+        .filter(|name| name.rsplit(' ').next().is_some_and(outcomes));
+    assert!(
+        with_outcomes
+            .clone()
+            .all(|name| name.starts_with("watermelon "))
+    );
+    assert_eq!(with_outcomes.count(), 6);
+}
+
+#[tokio::test]
+async fn the_cohort_is_what_started_in_the_window_with_the_prefix() {
+    let mut s = Script::new(WM);
+    for (conversation, at) in [
+        ("run1-a", 0),
+        ("run1-b", 10 * S),
+        ("run2-a", 10 * S),
+        ("run1-c", 20 * S),
+    ] {
+        s.conversation(conversation);
+        s.visitor(at);
+        s.visitor(at + DAY);
+    }
+    let store = store("metric_cohort").await;
+    insert(&store, "all", &s.events).await;
+    let cohort = chatpulse_store::Cohort {
+        tenant: "acme",
+        started: chatpulse_store::Window {
+            since_ms: START + 10 * S,
+            until_ms: START + 20 * S,
+        },
+        as_of_ms: START,
+        conversation_prefix: "run1-",
+    };
+    let rows = store.metrics(&cohort).await.unwrap();
+    let count = rows
+        .iter()
+        .find(|row| row.source.is_none() && row.metric == "conversations")
+        .unwrap();
+    assert_eq!(count.numerator, Some(1));
+    let foreign = chatpulse_store::Cohort {
+        tenant: "bravo",
+        ..cohort
+    };
+    assert_eq!(store.metrics(&foreign).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_views_for_analysts_answer_by_name() {
+    let mut s = Script::new(WM);
+    chat(&mut s, "c1").close(3 * S);
+    let store = store("metric_views").await;
+    insert(&store, "all", &s.events).await;
+    let client = client("metric_views");
+    for (sql, expected) in [
+        (
+            "SELECT numerator FROM metrics_overall WHERE tenant = 'acme' AND metric = 'containment_rate'",
+            1,
+        ),
+        (
+            "SELECT denominator FROM metrics_by_source WHERE source = 'watermelon' AND metric = 'containment_rate'",
+            1,
+        ),
+        (
+            "SELECT toInt64(n) FROM metrics_by_day WHERE day = '2024-06-03' AND metric = 'resolution_time'",
+            1,
+        ),
+        (
+            "SELECT toInt64(count()) FROM conversations WHERE outcome = 'contained_assumed'",
+            1,
+        ),
+    ] {
+        let found: i64 = client
+            .query(&format!("SELECT assumeNotNull(*) FROM ({sql})"))
+            .fetch_one()
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert_eq!(found, expected, "{sql}");
+    }
+}
+
+/// Conversations of two sources in which anything may follow anything.
+fn any_events() -> impl Strategy<Value = Vec<Event>> {
+    let types = proptest::sample::select(vec![
+        (EventType::MessageSent, Actor::Visitor),
+        (EventType::MessageSent, Actor::Visitor),
+        (EventType::MessageSent, Actor::Bot),
+        (EventType::MessageSent, Actor::Bot),
+        (EventType::MessageSent, Actor::Agent),
+        (EventType::HandoffRequested, Actor::Visitor),
+        (EventType::AgentJoined, Actor::Agent),
+        (EventType::AgentLeft, Actor::Agent),
+        (EventType::BotResumed, Actor::System),
+        (EventType::ConversationEnded, Actor::System),
+        (EventType::ConversationDeleted, Actor::System),
+        (EventType::SurveyShown, Actor::System),
+        (EventType::FeedbackSubmitted, Actor::Visitor),
+        (EventType::GoalMet, Actor::System),
+    ]);
+    // Few instants, so that events meet at the same millisecond; some lie weeks apart.
+    let at = prop_oneof![0..20i64, 0..20 * DAY];
+    let scored = (
+        proptest::sample::select(vec![ScoreKind::Nps, ScoreKind::Stars, ScoreKind::Thumbs]),
+        0..11i64,
+    );
+    let one = (
+        types,
+        at,
+        0..12usize,
+        proptest::option::of(scored),
+        0..15i64,
+    );
+    proptest::collection::vec(one, 1..150).prop_map(|drawn| {
+        const CONVERSATIONS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+        let mut s = Script::new(WM);
+        for ((event_type, actor), at, place, score, total) in drawn {
+            s.source = if place % 2 == 0 { WM } else { "full" };
+            s.conversation = CONVERSATIONS[place / 2];
+            let event = s.at(at, event_type, actor);
+            if let Some((kind, value)) =
+                score.filter(|_| event_type == EventType::FeedbackSubmitted)
+            {
+                let (low, high) = match kind {
+                    ScoreKind::Nps => (0, 10),
+                    ScoreKind::Stars => (1, 5),
+                    ScoreKind::Thumbs => (0, 1),
+                };
+                event.score = Some(value.clamp(low, high) as f64);
+                event.score_kind = Some(kind);
+            }
+            event.reported_total = (total < 5).then_some(total);
+            event.goal = (event_type == EventType::GoalMet).then(|| "lead".to_owned());
+        }
+        s.events
+    })
+}
+
+async fn empty(database: &str) {
+    for table in [
+        "events",
+        "conversation_facts",
+        "event_health",
+        "rejections",
+        "session_sequences",
+    ] {
+        crate::support::execute(&client(database), &format!("TRUNCATE TABLE {table}")).await;
+    }
+}
+
+fn properties(
+    database: &str,
+    cases: u32,
+    check: impl Fn(&tokio::runtime::Runtime, &Store, Vec<Event>),
+) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime.block_on(store(database));
+    runtime.block_on(sync_full(database));
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(&any_events(), |events| {
+            runtime.block_on(empty(database));
+            check(&runtime, &store, events);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn rates_stay_within_bounds_and_shares_sum_to_one() {
+    properties("metric_bounds", 25, |runtime, store, events| {
+        runtime.block_on(insert(store, "all", &events));
+        let m = runtime.block_on(metrics(store, 21 * DAY));
+        for row in &m.0 {
+            match (row.kind.as_str(), row.rate) {
+                ("rate", Some(rate)) => assert!((0.0..=1.0).contains(&rate), "{row:?}"),
+                ("score", Some(rate)) => assert!((-1.0..=1.0).contains(&rate), "{row:?}"),
+                _ => {}
+            }
+            let durations = [row.median_ms, row.p90_ms, row.p95_ms];
+            assert!(durations.iter().flatten().all(|ms| *ms >= 0.0), "{row:?}");
+            assert_eq!(
+                row.kind == "duration" && row.n > 0,
+                row.median_ms.is_some(),
+                "{row:?}"
+            );
+        }
+        for source in [Some("full"), Some(WM), None] {
+            let shares: Vec<_> = m
+                .0
+                .iter()
+                .filter(|row| row.source.as_deref() == source)
+                .filter(|row| row.metric.ends_with("_share") || row.metric == "bot_resolution_rate")
+                .collect();
+            let closed = shares.iter().find_map(|row| row.denominator).unwrap_or(0);
+            let sum: i64 = shares.iter().filter_map(|row| row.numerator).sum();
+            assert_eq!(sum, closed, "{source:?}");
+        }
+    });
+}
+
+#[test]
+fn neither_order_nor_repetition_nor_cuts_change_any_metric_or_fact() {
+    properties("metric_commute", 15, |runtime, store, events| {
+        let facts = || {
+            let sql = "SELECT groupArray(toString(c)) FROM (SELECT tuple(* EXCEPT (widgets, platforms, languages)) AS c
+                       FROM conversations_as_of(as_of = '2024-06-30 00:00:00') ORDER BY source, conversation_id)";
+            runtime
+                .block_on(
+                    client("metric_commute")
+                        .query_raw(sql)
+                        .fetch_one::<Vec<String>>(),
+                )
+                .unwrap()
+        };
+        runtime.block_on(insert(store, "all", &events));
+        let once = (facts(), runtime.block_on(metrics(store, 21 * DAY)).0);
+        runtime.block_on(empty("metric_commute"));
+        let mut shuffled = events.clone();
+        shuffled.reverse();
+        shuffled.extend_from_slice(&events[..events.len() / 2]);
+        for (index, part) in shuffled.chunks(7).enumerate() {
+            runtime.block_on(insert(store, &format!("part {index}"), part));
+        }
+        let again = (facts(), runtime.block_on(metrics(store, 21 * DAY)).0);
+        assert_eq!(once, again);
+    });
+}
