@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::exception::Exception;
 use super::ffi::{self, Connection, EngineError, Library, Query};
@@ -42,6 +43,8 @@ pub(super) fn base_settings() -> impl Iterator<Item = (&'static str, &'static st
 pub(super) struct Engine {
     library: &'static Library,
     path_argument: String,
+    /// Connections opened so far.
+    connected: AtomicU64,
     /// Keeps the engine running: it ends with its last connection.
     _anchor: Mutex<Connection>,
     pub(super) version: String,
@@ -138,6 +141,7 @@ impl Engine {
         Ok(Self {
             library,
             path_argument,
+            connected: AtomicU64::new(0),
             version: field(),
             timezone: field(),
             display_name: field(),
@@ -148,6 +152,10 @@ impl Engine {
 
     /// A connection with the engine's own defaults.
     pub(super) fn connect(&self) -> Result<Connection, Exception> {
+        let nth = self.connected.fetch_add(1, Ordering::Relaxed);
+        if nth.is_power_of_two() {
+            ffi::end_process_without_destructors();
+        }
         let connection = self
             .library
             .connect(std::slice::from_ref(&self.path_argument));
@@ -175,10 +183,19 @@ impl Engine {
 
     /// Asks the engine to stop the statement with this `log_comment`; it does so at its next block.
     pub(super) fn kill(&self, comment: &str) {
-        let sql = format!(
-            "KILL QUERY WHERE Settings['log_comment'] = {} ASYNC FORMAT Null",
+        self.kill_where(&format!(
+            "Settings['log_comment'] = {}",
             sql::literal(comment)
-        );
+        ));
+    }
+
+    /// Asks the engine to stop every statement.
+    pub(super) fn kill_all(&self) {
+        self.kill_where("1");
+    }
+
+    fn kill_where(&self, condition: &str) {
+        let sql = format!("KILL QUERY WHERE {condition} ASYNC");
         let query = Query {
             sql: sql.as_bytes(),
             format: "Null",
@@ -188,10 +205,7 @@ impl Engine {
             .connect()
             .and_then(|c| c.query(query).map_err(Exception::from));
         if let Err(exception) = killed {
-            tracing::debug!(
-                error = exception.message,
-                "a cancelled query could not be killed"
-            );
+            tracing::debug!(error = exception.message, "statements could not be killed");
         }
     }
 }
@@ -223,6 +237,8 @@ fn configuration(memory_limit_bytes: u64) -> String {
         ("background_schedule_pool_size", 8),
         ("max_thread_pool_size", 1000),
         ("max_thread_pool_free_size", 50),
+        // The limit is the engine's own: in a container it would else count every process there.
+        ("memory_worker_use_cgroup", 0),
     ]
     .map(element)
     .concat();

@@ -174,8 +174,8 @@ impl Library {
 /// process with its status lost. What was acknowledged is on disk, so ending at once is safe, and
 /// whoever wants more has [`super::ClickHouse::shutdown`].
 ///
-/// Handlers run in reverse order of registration and the engine registers some of its own while it
-/// runs, so this is called again as it does.
+/// Handlers run in reverse order of registration, and the engine registers some of its own when it
+/// first uses a part of itself: so this is called again now and then.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) fn end_process_without_destructors() {
     unsafe extern "C" {

@@ -410,7 +410,7 @@ impl Reporter {
                 if bar.length() != Some(total) {
                     bar.set_length(total);
                     bar.set_style(style(
-                        "unpacking ClickHouse [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec}",
+                        "unpacking ClickHouse [{bar:40}] {bytes}/{total_bytes}",
                     ));
                 }
                 bar.set_position(done);

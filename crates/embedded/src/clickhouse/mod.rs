@@ -174,23 +174,29 @@ impl ClickHouse {
         self.addr
     }
 
-    /// Takes no more requests, gives those in progress ten seconds, and closes the engine. The data
-    /// path can be opened again after this.
+    /// Takes no more requests, gives those in progress ten seconds before they are killed, and
+    /// closes the engine. The data path can be opened again after this.
     ///
     /// # Errors
     /// The HTTP server had ended by itself before.
     pub async fn shutdown(mut self) -> Result<(), ClickHouseError> {
         drop(self.stop.take());
         let served = tokio::time::timeout(DRAIN, &mut self.serving).await;
+        if served.is_err() {
+            let server = self.server.clone();
+            let killed = tokio::task::spawn_blocking(move || server.engine.kill_all()).await;
+            killed.map_err(|error| ClickHouseError::Server(error.to_string()))?;
+        }
         self.serving.abort();
         let all = u32::try_from(server::MAX_QUERIES).unwrap_or(u32::MAX);
-        let idle = tokio::time::timeout(DRAIN, self.server.permits.acquire_many(all)).await;
-        if idle.is_err() {
+        if tokio::time::timeout(DRAIN, self.server.permits.acquire_many(all))
+            .await
+            .is_err()
+        {
             tracing::warn!(
-                "statements still run after the time to drain; they end with the process"
+                "statements still run after they were killed; they end with the process"
             );
         }
-        drop(idle);
         let server = self.server;
         let closed = tokio::task::spawn_blocking(move || drop(server)).await;
         closed.map_err(|error| ClickHouseError::Server(error.to_string()))?;
