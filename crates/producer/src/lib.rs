@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A client that gets no 202 sends the whole batch again. That is harmless: an event id, given or
-//! derived from the item, lets the enricher recognise what was stored already.
+//! derived from the item, lets the enricher recognise what was stored already. (A refused item has
+//! no identity: sent twice, it counts as refused twice.)
 
 mod access;
 mod body;

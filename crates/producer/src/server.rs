@@ -14,6 +14,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -41,15 +42,18 @@ pub(crate) async fn serve(
         .max_buf_size(config.max_header_bytes.get().max(64 * 1024));
     let places = Arc::new(Semaphore::new(config.max_connections.get()));
     let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             biased;
             () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
             accepted = accept(&listener, &places) => accepted,
         };
         let (stream, place) = match accepted {
             Ok(taken) => taken,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
                 sleep(ACCEPT_PAUSE).await;
@@ -59,7 +63,7 @@ pub(crate) async fn serve(
         let service = TowerToHyperService::new(router.clone());
         let connection = protocol.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
-        tokio::spawn(async move {
+        connections.spawn(async move {
             // Broken connections and malformed requests are the clients' affair.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");
@@ -74,6 +78,7 @@ pub(crate) async fn serve(
     {
         tracing::warn!(after = ?config.drain_timeout, "connections were still open at the end");
     }
+    connections.shutdown().await;
 }
 
 type Place = tokio::sync::OwnedSemaphorePermit;
@@ -85,6 +90,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
         .await
         .map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    // Fails where the client has gone already, which the connection itself will find.
+    let _ = stream.set_nodelay(true);
     Ok((stream, place))
 }
