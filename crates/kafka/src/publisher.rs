@@ -20,6 +20,9 @@ use crate::config::KafkaConfig;
 use crate::error::{KafkaError, PublishError};
 use crate::reader::{log_error, log_line};
 
+/// A full queue is tried again at least this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// How a publisher waits and how much it holds.
 #[derive(Clone, Copy, Debug)]
 pub struct PublisherSettings {
@@ -178,7 +181,8 @@ impl Publisher {
         }
     }
 
-    /// Records that are neither confirmed nor failed yet.
+    /// About how many records are neither confirmed nor failed yet, for metrics. librdkafka adds its own events that
+    /// wait to be served, so it can be a few too high, and is 0 only when nothing is open.
     pub fn in_flight(&self) -> usize {
         usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
     }
@@ -226,7 +230,10 @@ impl Publication {
     /// publishes what comes after.
     pub fn has_failed(&self) -> bool {
         let state = self.shared.lock();
-        state.outcomes.iter().any(|outcome| matches!(outcome, Some(Err(_))))
+        state
+            .outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Some(Err(_))))
     }
 
     /// Waits on this thread until every outcome is known.
@@ -362,14 +369,19 @@ impl Space {
         *self.lock()
     }
 
-    /// Waits until a record has left the queue since `seen`; false when the deadline passed first.
+    /// Waits until a record's outcome is known that was not at `seen`, or a little while; false when the deadline has
+    /// passed. librdkafka makes room only after it has handed all outcomes of a batch over, so the news alone is no
+    /// promise of room, and the wait is kept short.
     fn wait(&self, seen: u64, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
-        let (freed, _) = self
+        if left.is_zero() {
+            return false;
+        }
+        let waited = self
             .changed
-            .wait_timeout_while(self.lock(), left, |freed| *freed == seen)
-            .unwrap_or_else(PoisonError::into_inner);
-        *freed != seen
+            .wait_timeout_while(self.lock(), left.min(LOOK_AGAIN), |freed| *freed == seen);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        true
     }
 
     fn free(&self) {

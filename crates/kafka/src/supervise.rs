@@ -63,7 +63,11 @@ where
             pause = pauses();
         }
         let wait = pause.next().unwrap_or(Duration::from_secs(10));
-        tracing::warn!(error = &error as &dyn Error, ?wait, "stage failed and starts again");
+        tracing::warn!(
+            error = &error as &dyn Error,
+            ?wait,
+            "stage failed and starts again"
+        );
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = shutdown.cancelled() => return Ok(()),

@@ -365,7 +365,8 @@ where
     }
 
     fn task_ended(&mut self, Ended { partition, result }: Ended<E>) {
-        let expected = self.member.may_end(&partition);
+        // A task can learn of the loss, by a refused commit, before the member has read of it.
+        let expected = self.member.may_end(&partition) || self.consumer.assignment_lost();
         match result {
             Ok(Ok(())) if expected => {}
             Ok(Err(error)) if expected => {
