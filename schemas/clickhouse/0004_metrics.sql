@@ -82,6 +82,11 @@ WITH
             o.*,
             sees_visitor AND (sees_bot OR sees_requests) AS sees_b,
             sees_visitor AND sees_bot AND sees_requests AND (sees_joins OR sees_agent) AS sees_outcome,
+            sees_visitor AND (sees_bot OR sees_agent) AS sees_response_any,
+            sees_visitor AND sees_agent AS sees_response_human,
+            sees_requests AND sees_joins AS sees_time_to_human,
+            sees_joins AND sees_leaves AS sees_handle_time,
+            sees_closes AND sees_visitor AS sees_reopening,
             notEmpty(requests) AS requested,
             notEmpty(humans) AS human,
             if(requested, requests[1], visitor[1]) AS waiting,
@@ -164,20 +169,20 @@ SELECT
         'contained_assumed'), NULL) AS outcome,
 
     -- Durations in milliseconds, never negative; NULL where an end is missing.
-    if(sees_visitor AND (sees_bot OR sees_agent) AND notEmpty(visitor),
+    if(sees_response_any AND notEmpty(visitor),
         arrayFirstOrNull(at -> at >= visitor[1], answers) - visitor[1], NULL) AS first_response_any_ms,
-    if(sees_visitor AND sees_agent AND (requested OR notEmpty(visitor)),
+    if(sees_response_human AND (requested OR notEmpty(visitor)),
         arrayFirstOrNull(at -> at >= waiting, agent) - waiting, NULL) AS first_response_human_ms,
-    if(sees_requests AND sees_joins AND requested,
+    if(sees_time_to_human AND requested,
         coalesce(arrayFirstOrNull(at -> at >= requests[1], joins),
                  arrayFirstOrNull(at -> at >= requests[1], agent)) - requests[1], NULL) AS time_to_human_ms,
-    if(sees_requests AND sees_joins, requested AND time_to_human_ms IS NULL, NULL) AS is_request_unanswered,
-    if(sees_joins AND sees_leaves AND presence.4 > 0, presence.3, NULL) AS handle_time_ms,
+    if(sees_time_to_human, requested AND time_to_human_ms IS NULL, NULL) AS is_request_unanswered,
+    if(sees_handle_time AND presence.4 > 0, presence.3, NULL) AS handle_time_ms,
     if(sees_closes AND notEmpty(closes), closes[1] - start_ms, NULL) AS resolution_time_ms,
 
     -- Reopening: an explicit close at least 7 days old, and a visitor's message after it within 7 days.
-    if(sees_closes AND sees_visitor, notEmpty(closes) AND as_of_ms - closes[1] >= 604800000, NULL) AS is_reopen_judged,
-    if(sees_closes AND sees_visitor,
+    if(sees_reopening, notEmpty(closes) AND as_of_ms - closes[1] >= 604800000, NULL) AS is_reopen_judged,
+    if(sees_reopening,
         notEmpty(closes) AND as_of_ms - closes[1] >= 604800000
             AND arrayExists(at -> at > closes[1] AND at - closes[1] <= 604800000, visitor), NULL) AS is_reopened,
 
@@ -196,9 +201,14 @@ SELECT
     multiIf(arrayExists(m -> m.type = 'consent.declined', marks), 'declined',
             arrayExists(m -> m.type = 'consent.accepted', marks), 'accepted', NULL) AS consent,
 
-    -- Of the source, for the metrics below.
+    -- Whether the source can show it, for the metrics below.
     sees_outcome AS is_outcome_observable,
-    sees_outcome AND sees_resolution AS is_resolution_observable
+    sees_outcome AND sees_resolution AS is_bot_resolution_observable,
+    sees_response_any AS is_first_response_any_observable,
+    sees_response_human AS is_first_response_human_observable,
+    sees_time_to_human AS is_time_to_human_observable,
+    sees_handle_time AS is_handle_time_observable,
+    sees_closes AS is_resolution_time_observable
 FROM judged AS j;
 
 -- conversations: as of now.
@@ -209,8 +219,8 @@ SELECT * FROM conversations_as_of(as_of = now64(3, 'UTC'));
 --   count     sum of numerators
 --   rate      sum of numerators / sum of denominators, from 0 to 1
 --   score     the same, from -1 to 1
---   duration  distribution of duration_ms
--- All three are NULL where the source cannot show the metric or, for a duration, an end is missing.
+--   duration  distribution of duration_ms; numerator is 1 where there is one, else 0
+-- The numerator is NULL where the source cannot show the metric.
 CREATE OR REPLACE VIEW conversation_metrics_as_of AS
 SELECT
     c.tenant AS tenant,
@@ -241,7 +251,7 @@ ARRAY JOIN CAST(
             if(is_outcome_observable, ifNull(outcome IN ('bot_resolved', 'contained_assumed'), 0), NULL),
             is_closed_bot_conversation, NULL),
         ('bot_resolution_rate', 'rate',
-            if(is_resolution_observable, ifNull(outcome = 'bot_resolved', 0), NULL),
+            if(is_bot_resolution_observable, ifNull(outcome = 'bot_resolved', 0), NULL),
             is_closed_bot_conversation, NULL),
         ('handed_off_share', 'rate',
             if(is_outcome_observable, ifNull(outcome = 'handed_off', 0), NULL), is_closed_bot_conversation, NULL),
@@ -254,12 +264,12 @@ ARRAY JOIN CAST(
         ('contained_assumed_share', 'rate',
             if(is_outcome_observable, ifNull(outcome = 'contained_assumed', 0), NULL), is_closed_bot_conversation, NULL),
 
-        ('first_response_any', 'duration', NULL, NULL, first_response_any_ms),
-        ('first_response_human', 'duration', NULL, NULL, first_response_human_ms),
-        ('time_to_human', 'duration', NULL, NULL, time_to_human_ms),
+        ('first_response_any', 'duration', if(is_first_response_any_observable, first_response_any_ms IS NOT NULL, NULL), NULL, first_response_any_ms),
+        ('first_response_human', 'duration', if(is_first_response_human_observable, first_response_human_ms IS NOT NULL, NULL), NULL, first_response_human_ms),
+        ('time_to_human', 'duration', if(is_time_to_human_observable, time_to_human_ms IS NOT NULL, NULL), NULL, time_to_human_ms),
         ('unanswered_requests', 'rate', is_request_unanswered, first_handoff_request_at IS NOT NULL, NULL),
-        ('handle_time', 'duration', NULL, NULL, handle_time_ms),
-        ('resolution_time', 'duration', NULL, NULL, resolution_time_ms),
+        ('handle_time', 'duration', if(is_handle_time_observable, handle_time_ms IS NOT NULL, NULL), NULL, handle_time_ms),
+        ('resolution_time', 'duration', if(is_resolution_time_observable, resolution_time_ms IS NOT NULL, NULL), NULL, resolution_time_ms),
         ('reopen_rate', 'rate', is_reopened, is_reopen_judged, NULL),
 
         ('csat', 'rate', positive_ratings, ratings, NULL),
@@ -271,9 +281,9 @@ ARRAY JOIN CAST(
 
 -- metrics_as_of(as_of, since, until, conversation_prefix): the metrics of the conversations that
 -- started in [since, until) and whose id has the prefix ('' for all), at four levels: overall,
--- source, day, and source and day. n counts the conversations, or durations, that a row is made of;
--- 0 where no source of the row can show the metric. A row over several sources is made of those
--- that can. Days are UTC days of the start.
+-- source, day, and source and day. A row over several sources is made of those that can show the
+-- metric; observable is false, and all values are NULL, where none can. n counts the conversations,
+-- or durations, that a row is made of. Days are UTC days of the start.
 CREATE OR REPLACE VIEW metrics_as_of AS
 SELECT
     m.tenant AS tenant,
@@ -282,9 +292,10 @@ SELECT
     place.3 AS day,
     m.metric AS metric,
     m.kind AS kind,
-    countIf(m.numerator IS NOT NULL OR m.duration_ms IS NOT NULL) AS n,
-    if(n = 0, NULL, sum(m.numerator)) AS numerator,
-    if(n = 0, NULL, sum(m.denominator)) AS denominator,
+    countIf(m.numerator IS NOT NULL) > 0 AS observable,
+    if(m.kind = 'duration', countIf(m.duration_ms IS NOT NULL), countIf(m.numerator IS NOT NULL)) AS n,
+    if(m.kind = 'duration', NULL, sum(m.numerator)) AS numerator,
+    sum(m.denominator) AS denominator,
     if(m.kind IN ('rate', 'score'), numerator / nullIf(denominator, 0), NULL) AS rate,
     quantilesExactInclusiveIf(0.5, 0.9, 0.95)(assumeNotNull(m.duration_ms), m.duration_ms IS NOT NULL) AS quantiles,
     if(m.kind = 'duration' AND n > 0, quantiles[1], NULL) AS median_ms,
@@ -312,16 +323,16 @@ GROUP BY m.tenant, place, m.metric, m.kind;
 
 -- The same over all time as of now, by level.
 CREATE OR REPLACE VIEW metrics_overall AS
-SELECT tenant, metric, kind, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
+SELECT tenant, metric, kind, observable, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
 FROM metrics_as_of(as_of = now64(3, 'UTC'), since = toDateTime64(0, 3, 'UTC'), until = toDateTime64('2200-01-01 00:00:00', 3, 'UTC'), conversation_prefix = '')
 WHERE level = 'overall';
 
 CREATE OR REPLACE VIEW metrics_by_source AS
-SELECT tenant, source, metric, kind, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
+SELECT tenant, source, metric, kind, observable, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
 FROM metrics_as_of(as_of = now64(3, 'UTC'), since = toDateTime64(0, 3, 'UTC'), until = toDateTime64('2200-01-01 00:00:00', 3, 'UTC'), conversation_prefix = '')
 WHERE level = 'source';
 
 CREATE OR REPLACE VIEW metrics_by_day AS
-SELECT tenant, source, day, metric, kind, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
+SELECT tenant, source, day, metric, kind, observable, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
 FROM metrics_as_of(as_of = now64(3, 'UTC'), since = toDateTime64(0, 3, 'UTC'), until = toDateTime64('2200-01-01 00:00:00', 3, 'UTC'), conversation_prefix = '')
 WHERE level = 'source_day';

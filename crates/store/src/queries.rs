@@ -29,8 +29,7 @@ pub struct Cohort<'a> {
     pub conversation_prefix: &'a str,
 }
 
-/// One metric of one source, or of all sources together. A metric that no source of the row can
-/// show has `n` 0 and no values.
+/// One metric of one source, or of all sources together that can show it.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 pub struct MetricRow {
     /// Source; none for all sources together.
@@ -39,6 +38,8 @@ pub struct MetricRow {
     pub metric: String,
     /// `count`, `rate` (0 to 1), `score` (-1 to 1) or `duration`.
     pub kind: String,
+    /// False where no source of the row can show the metric: then it has no values.
+    pub observable: bool,
     /// Conversations, or durations, that the row is made of.
     pub n: u64,
     /// Of a rate or score, or the count.

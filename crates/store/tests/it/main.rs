@@ -1,5 +1,7 @@
 //! The store against the engine itself: ClickHouse as a library, over its HTTP interface.
 
+#![allow(clippy::unwrap_used)] // a set-up that fails is a test that fails
+
 mod audit;
 mod health;
 mod insert;

@@ -431,7 +431,7 @@ async fn what_a_source_cannot_show_is_null_even_where_an_event_claims_it() {
     let m = metrics(&store, 30 * DAY).await;
     let shown: Vec<String> =
         m.0.iter()
-            .filter(|row| row.n > 0)
+            .filter(|row| row.observable)
             .filter_map(|row| Some(format!("{} {}", row.source.as_deref()?, row.metric)))
             .collect();
     let outcomes = |name: &str| name.ends_with("_share") || name.starts_with("containment");
