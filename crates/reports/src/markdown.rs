@@ -1,0 +1,317 @@
+//! Reports as Markdown, for terminals, tickets and mail.
+
+use std::fmt::Write as _;
+
+use crate::conversations::{Conversations, Value};
+use crate::health::{Percentiles, TenantHealth};
+use crate::text::{NOT_AVAILABLE, duration, one_line};
+use crate::verdict::percent;
+
+/// Longest text of unknown origin in a cell; characters.
+const CELL: usize = 120;
+
+impl TenantHealth {
+    /// The report as Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut out = format!(
+            "# Tenant health: {}\n\n**{}**: {}\n\nReceived from {} to {} (UTC), compared with {} to {}.\n",
+            cell(&self.tenant),
+            self.judgement.verdict.as_str(),
+            cell(&self.judgement.reason),
+            self.window.since,
+            self.window.until,
+            self.baseline.since,
+            self.baseline.until,
+        );
+        table(
+            &mut out,
+            "Sources",
+            &[
+                "source",
+                "verdict",
+                "reason",
+                "threshold",
+                "received",
+                "accepted",
+                "duplicate",
+                "rejected",
+                "lost in browser",
+                "messages missing",
+            ],
+            self.sources.iter().map(|s| {
+                vec![
+                    cell(&s.source),
+                    s.judgement.verdict.as_str().to_owned(),
+                    cell(&s.judgement.reason),
+                    threshold(s.judgement.threshold.as_deref()),
+                    s.received.to_string(),
+                    s.accepted.to_string(),
+                    s.duplicate.to_string(),
+                    s.rejected.to_string(),
+                    or_not_available(s.lost_in_browser),
+                    or_not_available(s.missing_messages),
+                ]
+            }),
+        );
+        table(
+            &mut out,
+            "Event types",
+            &[
+                "source",
+                "type",
+                "verdict",
+                "reason",
+                "received",
+                "accepted",
+                "duplicate",
+                "rejected",
+                "late",
+                "occurred → received (p50 / p95 / p99)",
+                "received → queryable (p50 / p95 / p99)",
+            ],
+            self.types.iter().map(|t| {
+                vec![
+                    cell(&t.source),
+                    cell(&t.event_type),
+                    t.judgement.verdict.as_str().to_owned(),
+                    cell(&t.judgement.reason),
+                    t.received.to_string(),
+                    t.accepted.to_string(),
+                    t.duplicate.to_string(),
+                    t.rejected.to_string(),
+                    t.late.to_string(),
+                    latency(t.receive_ms),
+                    latency(t.queryable_ms),
+                ]
+            }),
+        );
+        let drift = [
+            ("not documented", &self.drift.undocumented),
+            ("new", &self.drift.appeared),
+            ("vanished", &self.drift.vanished),
+        ];
+        table(
+            &mut out,
+            "Drift of event names",
+            &[
+                "source",
+                "name",
+                "what",
+                "received",
+                "before",
+                "last received",
+            ],
+            drift.into_iter().flat_map(|(what, names)| {
+                names.iter().map(move |n| {
+                    vec![
+                        cell(&n.source),
+                        cell(&n.source_event),
+                        what.to_owned(),
+                        n.received.to_string(),
+                        n.baseline_received.to_string(),
+                        crate::period::timestamp(n.last_received_ms).to_string(),
+                    ]
+                })
+            }),
+        );
+        table(
+            &mut out,
+            "Rejected by reason",
+            &["source", "reason", "rejected", "last"],
+            self.rejections.iter().map(|r| {
+                vec![
+                    cell(&r.source),
+                    cell(&r.reason),
+                    r.rejected.to_string(),
+                    crate::period::timestamp(r.last_received_ms).to_string(),
+                ]
+            }),
+        );
+        table(
+            &mut out,
+            "Recent rejections",
+            &[
+                "received",
+                "source",
+                "reason",
+                "detail",
+                "bytes",
+                "SHA-256",
+                "raw position",
+            ],
+            self.recent_rejections.iter().map(|r| {
+                vec![
+                    crate::period::timestamp(r.received_ms).to_string(),
+                    cell(&r.source),
+                    cell(&r.reason),
+                    cell(&r.detail),
+                    or_not_available(r.bytes),
+                    cell(r.sha256.as_deref().unwrap_or(NOT_AVAILABLE)),
+                    format!("{}:{}", r.partition, r.offset),
+                ]
+            }),
+        );
+        out
+    }
+}
+
+impl Conversations {
+    /// The report as Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut out = format!(
+            "# Conversations: {}\n\nStarted from {} to {} (UTC), judged at {}.\n",
+            cell(&self.tenant),
+            self.window.since,
+            self.window.until,
+            self.as_of
+        );
+        let mut heads = vec!["metric".to_owned(), "all".to_owned()];
+        heads.extend(self.sources.iter().map(|source| cell(source)));
+        let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+        table(
+            &mut out,
+            "Metrics",
+            &heads,
+            self.metrics.iter().map(|metric| {
+                let of_sources = self
+                    .sources
+                    .iter()
+                    .map(|source| metric.by_source.get(source));
+                let mut cells = vec![metric.title.to_owned(), value(metric.overall.as_ref())];
+                cells.extend(of_sources.map(|found| value(found.and_then(Option::as_ref))));
+                cells
+            }),
+        );
+        out
+    }
+}
+
+/// A metric's value for people.
+pub(crate) fn value(value: Option<&Value>) -> String {
+    match value {
+        None => NOT_AVAILABLE.to_owned(),
+        Some(Value::Count { count }) => count.to_string(),
+        Some(Value::Rate {
+            numerator,
+            denominator,
+            rate: Some(rate),
+        }) => {
+            format!("{} ({numerator}/{denominator})", percent(*rate))
+        }
+        Some(Value::Score {
+            denominator,
+            score: Some(score),
+            ..
+        }) => {
+            format!("{:+.0} (n = {denominator})", score * 100.0)
+        }
+        Some(Value::Duration {
+            n,
+            median_ms: Some(median),
+            p90_ms: Some(p90),
+            p95_ms: Some(p95),
+        }) => {
+            format!(
+                "{} / {} / {} (n = {n})",
+                duration(*median),
+                duration(*p90),
+                duration(*p95)
+            )
+        }
+        Some(Value::Rate { .. } | Value::Score { .. } | Value::Duration { .. }) => {
+            "none".to_owned()
+        }
+    }
+}
+
+/// Latencies for people.
+pub(crate) fn latency(of: Option<Percentiles>) -> String {
+    of.map_or_else(
+        || NOT_AVAILABLE.to_owned(),
+        |p| {
+            format!(
+                "{} / {} / {}",
+                duration(p.p50),
+                duration(p.p95),
+                duration(p.p99)
+            )
+        },
+    )
+}
+
+/// A number, or that there is none.
+pub(crate) fn or_not_available(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| NOT_AVAILABLE.to_owned(), |value| value.to_string())
+}
+
+fn threshold(threshold: Option<&str>) -> String {
+    threshold.map(cell).unwrap_or_default()
+}
+
+fn table(out: &mut String, title: &str, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let _ = write!(out, "\n## {title}\n\n");
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        out.push_str("None.\n");
+        return;
+    }
+    let _ = writeln!(out, "| {} |", heads.join(" | "));
+    let _ = writeln!(out, "|{}", "---|".repeat(heads.len()));
+    for row in rows {
+        let _ = writeln!(out, "| {} |", row.join(" | "));
+    }
+}
+
+/// Text of unknown origin in a cell: one line, nothing of it read as Markdown or HTML.
+fn cell(text: &str) -> String {
+    let mut out = String::new();
+    for c in one_line(text, CELL).chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '!' | '#' | '~' => {
+                out.push('\\');
+                out.push(c);
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_text_stays_in_its_cell() {
+        assert_eq!(
+            cell("a|b\n<script>[x](y)"),
+            "a\\|b\u{fffd}&lt;script&gt;\\[x\\](y)"
+        );
+    }
+
+    #[test]
+    fn values_name_their_size_and_what_is_missing() {
+        assert_eq!(value(None), "n/a");
+        let rate = Value::Rate {
+            numerator: 1,
+            denominator: 8,
+            rate: Some(0.125),
+        };
+        assert_eq!(value(Some(&rate)), "12.5 % (1/8)");
+        let none = Value::Rate {
+            numerator: 0,
+            denominator: 0,
+            rate: None,
+        };
+        assert_eq!(value(Some(&none)), "none");
+        let score = Value::Score {
+            numerator: -1,
+            denominator: 4,
+            score: Some(-0.25),
+        };
+        assert_eq!(value(Some(&score)), "-25 (n = 4)");
+    }
+}

@@ -1,0 +1,268 @@
+//! Whether events really arrive: counts in, a verdict with its reason and threshold out. Pure.
+
+use serde::Serialize;
+
+/// From how many rejected of those received on delivery is failing.
+const FAILING_REJECTED: f64 = 0.20;
+/// From how many rejected of those received on delivery is degraded.
+const DEGRADED_REJECTED: f64 = 0.01;
+/// From how many late of those accepted on delivery is degraded.
+const DEGRADED_LATE: f64 = 0.10;
+/// From how many accepted ahead of our clock on delivery is degraded.
+const DEGRADED_AHEAD: f64 = 0.10;
+/// Degraded from this p95 of received to queryable on; milliseconds.
+const DEGRADED_QUERYABLE_MS: f64 = 60_000.0;
+/// From how many numbers lost in the browser of all numbers on delivery is degraded.
+const DEGRADED_LOST: f64 = 0.05;
+/// Silent where at least this many were to be expected and none came.
+const SILENT_EXPECTED: f64 = 5.0;
+
+/// How delivery does, worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing is wrong.
+    Healthy,
+    /// It arrives, with losses or delay.
+    Degraded,
+    /// Nothing comes, though it was to be expected.
+    Silent,
+    /// Much of what comes is refused.
+    Failing,
+}
+
+impl Verdict {
+    /// The name used in JSON and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Healthy => "healthy",
+            Verdict::Degraded => "degraded",
+            Verdict::Silent => "silent",
+            Verdict::Failing => "failing",
+        }
+    }
+}
+
+/// A verdict, why, and from when on it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What was found.
+    pub reason: String,
+    /// The limit that decided; none where nothing is wrong.
+    pub threshold: Option<String>,
+}
+
+/// What is judged.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counts {
+    pub(crate) received: u64,
+    pub(crate) accepted: u64,
+    pub(crate) rejected: u64,
+    pub(crate) late: u64,
+    pub(crate) clock_ahead: u64,
+    /// p95 of received to queryable; milliseconds.
+    pub(crate) queryable_p95_ms: Option<f64>,
+    /// Distinct numbers that arrived from page sessions, and those lost.
+    pub(crate) numbers: Option<(u64, u64)>,
+    /// How many were to be expected by the baseline.
+    pub(crate) expected: f64,
+}
+
+/// The worst that holds; of equals, the first.
+pub(crate) fn judge(counts: &Counts) -> Judgement {
+    if counts.received == 0 {
+        return if counts.expected >= SILENT_EXPECTED {
+            Judgement {
+                verdict: Verdict::Silent,
+                reason: format!("none received, about {:.0} expected", counts.expected),
+                threshold: Some(format!(
+                    "at least {SILENT_EXPECTED:.0} expected by what came before"
+                )),
+            }
+        } else {
+            healthy("none received, and hardly any expected")
+        };
+    }
+    let share = |part: u64, whole: u64| {
+        if whole == 0 {
+            0.0
+        } else {
+            part as f64 / whole as f64
+        }
+    };
+    let rejected = share(counts.rejected, counts.received);
+    let lost = counts
+        .numbers
+        .map_or(0.0, |(arrived, lost)| share(lost, arrived + lost));
+    let checks = [
+        (Verdict::Failing, "rejected", rejected, FAILING_REJECTED),
+        (Verdict::Degraded, "rejected", rejected, DEGRADED_REJECTED),
+        (
+            Verdict::Degraded,
+            "late by more than 5 min",
+            share(counts.late, counts.accepted),
+            DEGRADED_LATE,
+        ),
+        (
+            Verdict::Degraded,
+            "ahead of our clock",
+            share(counts.clock_ahead, counts.accepted),
+            DEGRADED_AHEAD,
+        ),
+        (
+            Verdict::Degraded,
+            "lost in the browser",
+            lost,
+            DEGRADED_LOST,
+        ),
+    ];
+    for (verdict, what, share, limit) in checks {
+        if share >= limit {
+            return Judgement {
+                verdict,
+                reason: format!("{} {what}", percent(share)),
+                threshold: Some(format!("{} or more", percent(limit))),
+            };
+        }
+    }
+    match counts.queryable_p95_ms {
+        Some(ms) if ms >= DEGRADED_QUERYABLE_MS => Judgement {
+            verdict: Verdict::Degraded,
+            reason: format!("queryable after {:.0} s at p95", ms / 1_000.0),
+            threshold: Some(format!("{:.0} s or more", DEGRADED_QUERYABLE_MS / 1_000.0)),
+        },
+        _ => healthy("arriving"),
+    }
+}
+
+fn healthy(reason: &str) -> Judgement {
+    Judgement {
+        verdict: Verdict::Healthy,
+        reason: reason.to_owned(),
+        threshold: None,
+    }
+}
+
+/// `12.3 %`.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts() -> Counts {
+        Counts {
+            received: 100,
+            accepted: 100,
+            expected: 100.0,
+            ..Counts::default()
+        }
+    }
+
+    #[test]
+    fn each_limit_decides_from_its_value_on() {
+        let verdict = |counts: Counts| judge(&counts).verdict;
+        use Verdict::{Degraded, Failing, Healthy, Silent};
+        assert_eq!(verdict(counts()), Healthy);
+        assert_eq!(
+            verdict(Counts {
+                rejected: 1,
+                ..counts()
+            }),
+            Degraded
+        );
+        assert_eq!(
+            verdict(Counts {
+                rejected: 19,
+                ..counts()
+            }),
+            Degraded
+        );
+        assert_eq!(
+            verdict(Counts {
+                rejected: 20,
+                ..counts()
+            }),
+            Failing
+        );
+        assert_eq!(
+            verdict(Counts {
+                late: 9,
+                ..counts()
+            }),
+            Healthy
+        );
+        assert_eq!(
+            verdict(Counts {
+                late: 10,
+                ..counts()
+            }),
+            Degraded
+        );
+        assert_eq!(
+            verdict(Counts {
+                clock_ahead: 10,
+                ..counts()
+            }),
+            Degraded
+        );
+        assert_eq!(
+            verdict(Counts {
+                numbers: Some((96, 4)),
+                ..counts()
+            }),
+            Healthy
+        );
+        assert_eq!(
+            verdict(Counts {
+                numbers: Some((95, 5)),
+                ..counts()
+            }),
+            Degraded
+        );
+        assert_eq!(
+            verdict(Counts {
+                queryable_p95_ms: Some(59_999.0),
+                ..counts()
+            }),
+            Healthy
+        );
+        assert_eq!(
+            verdict(Counts {
+                queryable_p95_ms: Some(60_000.0),
+                ..counts()
+            }),
+            Degraded
+        );
+        assert_eq!(
+            verdict(Counts {
+                received: 0,
+                expected: 5.0,
+                ..counts()
+            }),
+            Silent
+        );
+        assert_eq!(
+            verdict(Counts {
+                received: 0,
+                expected: 4.9,
+                ..counts()
+            }),
+            Healthy
+        );
+    }
+
+    #[test]
+    fn a_verdict_names_what_it_found_and_its_limit() {
+        let judged = judge(&Counts {
+            rejected: 25,
+            ..counts()
+        });
+        assert_eq!(judged.reason, "25.0 % rejected");
+        assert_eq!(judged.threshold.as_deref(), Some("20.0 % or more"));
+    }
+}

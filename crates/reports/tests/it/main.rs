@@ -1,0 +1,352 @@
+//! The reports against the engine itself, over the router.
+
+#![allow(clippy::unwrap_used)] // a set-up that fails is a test that fails
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use chatpulse_embedded::clickhouse::{ClickHouse, ClickHouseConfig};
+use chatpulse_model::source::Catalog;
+use chatpulse_model::{Actor, Event, EventType, Outcome, RejectReason, TimeBasis};
+use chatpulse_reports::{Period, conversations, router, tenant_health};
+use chatpulse_store::{EventRow, Store, StoreConfig};
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// One ClickHouse for all tests of this binary: libchdb has one data path per process.
+fn url() -> String {
+    static SHARED: OnceLock<(ClickHouse, tokio::runtime::Runtime)> = OnceLock::new();
+    let (server, _) = SHARED.get_or_init(|| {
+        let data_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("reports-clickhouse");
+        let _ = std::fs::remove_dir_all(&data_dir);
+        std::thread::spawn(|| {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let config = ClickHouseConfig {
+                data_dir,
+                listen: "127.0.0.1:0".parse().unwrap(),
+                password: None,
+                library: None,
+                memory_limit_bytes: None,
+            };
+            (
+                runtime.block_on(ClickHouse::start(config)).unwrap(),
+                runtime,
+            )
+        })
+        .join()
+        .unwrap()
+    });
+    server.url()
+}
+
+/// A store of a database named after the test, with some seconds of traffic of tenant acme in it.
+async fn store(database: &str) -> Store {
+    let config = StoreConfig {
+        url: url(),
+        database: database.to_owned(),
+        ..StoreConfig::default()
+    };
+    let store = Store::new(&config);
+    store.migrate().await.unwrap();
+    store.sync_sources(Catalog::builtin().iter()).await.unwrap();
+    let events = traffic(Timestamp::now().as_millisecond());
+    let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::from).collect();
+    store.insert_events("all", &rows).await.unwrap();
+    store
+}
+
+/// A contained conversation of watermelon, a message of algomo, and two hostile rejections.
+fn traffic(now: i64) -> Vec<Event> {
+    let base = event(now - 10_000);
+    let message = |offset: i64, actor, at: i64| Event {
+        offset,
+        event_id: format!("m{offset}"),
+        event_type: EventType::MessageSent,
+        actor,
+        occurred_at: base.occurred_at + at,
+        received_at: base.occurred_at + at + 40,
+        conversation_id: Some("c1".into()),
+        message_number: Some(offset + 1),
+        ..base.clone()
+    };
+    let rejected = |offset| Event {
+        offset,
+        outcome: Outcome::Rejected,
+        reason: Some(RejectReason::InvalidJson),
+        detail: Some("<img src=x onerror=alert(1)> | \u{202e}`x`".into()),
+        rejected_bytes: Some(9),
+        rejected_sha256: Some("cd".repeat(32)),
+        event_type: EventType::Unknown,
+        event_id: String::new(),
+        ..base.clone()
+    };
+    vec![
+        message(0, Actor::Visitor, 0),
+        message(1, Actor::Bot, 2_000),
+        Event {
+            event_type: EventType::ConversationEnded,
+            actor: Actor::System,
+            message_number: None,
+            ..message(2, Actor::System, 3_000)
+        },
+        Event {
+            source: "algomo".into(),
+            ..message(3, Actor::Visitor, 0)
+        },
+        rejected(4),
+        rejected(5),
+        Event {
+            documented: false,
+            source_event: "odd\nname".into(),
+            offset: 6,
+            event_id: "o".into(),
+            ..base.clone()
+        },
+    ]
+}
+
+fn event(at: i64) -> Event {
+    Event {
+        partition: 0,
+        offset: 0,
+        outcome: Outcome::Accepted,
+        reason: None,
+        detail: None,
+        rejected_bytes: None,
+        rejected_sha256: None,
+        tenant: "acme".into(),
+        source: "watermelon".into(),
+        write_key_id: "web".into(),
+        source_event: "widget_message_sent".into(),
+        event_type: EventType::Custom,
+        actor: Actor::System,
+        documented: true,
+        event_id: "e".into(),
+        occurred_at: at,
+        time_basis: TimeBasis::Native,
+        received_at: at,
+        conversation_id: None,
+        session_id: None,
+        sequence: None,
+        visitor: None,
+        widget_id: None,
+        platform: None,
+        language: None,
+        link: None,
+        page_url: None,
+        sdk: None,
+        reported_total: None,
+        score: None,
+        score_kind: None,
+        goal: None,
+        properties: Default::default(),
+        message_number: None,
+        phase: None,
+        response_time_ms: None,
+        message_gap: None,
+    }
+}
+
+async fn get(store: Store, path: &str) -> (StatusCode, String, String) {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let response = router(store).oneshot(request).await.unwrap();
+    let status = response.status();
+    let kind = response.headers()["content-type"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, kind, String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn get_json(store: Store, path: &str) -> Value {
+    let (status, kind, body) = get(store, path).await;
+    assert_eq!(
+        (status, kind.as_str()),
+        (StatusCode::OK, "application/json"),
+        "{body}"
+    );
+    serde_json::from_str(&body).unwrap()
+}
+
+#[tokio::test]
+async fn tenant_health_says_what_arrived_what_was_refused_and_why() {
+    let store = store("reports_health").await;
+    let report = get_json(store, "/v1/report/tenant-health?tenant=acme&since=24h").await;
+    assert_eq!(report["judgement"]["verdict"], "failing");
+    assert_eq!(report["judgement"]["reason"], "watermelon: 33.3 % rejected");
+    let [algomo, watermelon] = report["sources"].as_array().unwrap().as_slice() else {
+        panic!("{report}")
+    };
+    assert_eq!(algomo["judgement"]["verdict"], "healthy");
+    assert!(algomo["missing_messages"].is_null() && algomo["lost_in_browser"].is_null());
+    assert_eq!(
+        (&watermelon["received"], &watermelon["accepted"]),
+        (&6.into(), &4.into())
+    );
+    assert_eq!(report["rejections"][0]["reason"], "invalid_json");
+    assert_eq!(report["recent_rejections"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        report["drift"]["undocumented"][0]["source_event"],
+        "odd\nname"
+    );
+    let types = report["types"].as_array().unwrap();
+    let messages = types
+        .iter()
+        .find(|t| t["event_type"] == "message.sent" && t["source"] == "watermelon");
+    let p50 = messages.unwrap()["receive_ms"]["p50"].as_f64().unwrap();
+    assert!((p50 - 40.0).abs() <= 0.4, "{p50}");
+    let unknown = types.iter().find(|t| t["event_type"] == "unknown").unwrap();
+    assert!(unknown["receive_ms"].is_null());
+}
+
+#[tokio::test]
+async fn conversations_are_measured_per_source_and_null_where_they_cannot_be() {
+    let store = store("reports_conversations").await;
+    let report = get_json(store, "/v1/report/conversations?tenant=acme").await;
+    assert_eq!(
+        report["sources"],
+        serde_json::json!(["algomo", "watermelon"])
+    );
+    let metric = |name: &str| {
+        report["metrics"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|m| m["metric"] == name)
+            .unwrap()
+            .clone()
+    };
+    let containment = metric("containment_rate");
+    assert!(containment["by_source"]["algomo"].is_null());
+    let one_of_one =
+        serde_json::json!({"kind": "rate", "numerator": 1, "denominator": 1, "rate": 1.0});
+    assert_eq!(containment["by_source"]["watermelon"], one_of_one);
+    assert_eq!(containment["overall"], one_of_one);
+    assert_eq!(
+        metric("first_response_any")["by_source"]["watermelon"]["median_ms"],
+        2_000.0
+    );
+    assert_eq!(metric("handle_time")["by_source"]["watermelon"]["n"], 0);
+    assert!(metric("csat")["overall"].is_null());
+}
+
+#[tokio::test]
+async fn every_metric_of_the_views_has_its_row_in_the_report() {
+    let store = store("reports_titles").await;
+    let period = Period::before(Timestamp::now(), "24h").unwrap();
+    let report = conversations(&store, "acme", period).await.unwrap();
+    let mut shown: Vec<&str> = report.metrics.iter().map(|metric| metric.metric).collect();
+    shown.sort_unstable();
+    let client = clickhouse_client("reports_titles");
+    let mut defined: Vec<String> = client
+        .query_raw("SELECT DISTINCT metric FROM metrics_overall ORDER BY metric")
+        .fetch_all()
+        .await
+        .unwrap();
+    defined.sort_unstable();
+    assert_eq!(shown, defined);
+}
+
+fn clickhouse_client(database: &str) -> clickhouse::Client {
+    clickhouse::Client::default()
+        .with_url(url())
+        .with_database(database)
+}
+
+#[tokio::test]
+async fn markdown_shows_na_and_never_lets_foreign_text_out_of_its_cell() {
+    let store = store("reports_markdown").await;
+    let period = Period::before(Timestamp::now(), "24h").unwrap();
+    let health = tenant_health(&store, "acme", period)
+        .await
+        .unwrap()
+        .to_markdown();
+    assert!(
+        health.starts_with("# Tenant health: acme\n\n**failing**: watermelon: 33.3 % rejected\n"),
+        "{health}"
+    );
+    assert!(
+        health.contains("&lt;img src=x onerror=alert(1)&gt; \\| \u{fffd}\\`x\\`"),
+        "{health}"
+    );
+    assert!(
+        health.contains("| odd\u{fffd}name | not documented | 1 | 0 |"),
+        "{health}"
+    );
+    let conversations = conversations(&store, "acme", period)
+        .await
+        .unwrap()
+        .to_markdown();
+    assert!(
+        conversations.contains("| Containment rate (of C) | 100.0 % (1/1) | n/a | 100.0 % (1/1) |"),
+        "{conversations}"
+    );
+    assert!(
+        conversations.contains("| First response | 2.0 s / 2.0 s / 2.0 s (n = 1) | n/a |"),
+        "{conversations}"
+    );
+    assert!(
+        conversations.contains("| Handle time | none | n/a | none |"),
+        "{conversations}"
+    );
+}
+
+#[tokio::test]
+async fn the_page_lists_tenants_and_shows_one_with_everything_escaped() {
+    let store = store("reports_page").await;
+    let (status, kind, index) = get(store.clone(), "/").await;
+    assert_eq!(
+        (status, kind.as_str()),
+        (StatusCode::OK, "text/html; charset=utf-8")
+    );
+    assert!(index.contains("href=\"/?tenant=acme\""), "{index}");
+    let (status, _, page) = get(store, "/?tenant=acme&since=7d").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(page.contains("failing") && page.contains("33.3 % rejected") && page.contains("n/a"));
+    assert!(page.contains("&lt;img src=x") && !page.contains("<img") && !page.contains('\u{202e}'));
+}
+
+#[tokio::test]
+async fn an_unknown_tenant_is_silent_and_sees_nothing_of_others() {
+    let store = store("reports_foreign").await;
+    let report = get_json(store.clone(), "/v1/report/tenant-health?tenant=bravo").await;
+    assert_eq!(report["judgement"]["verdict"], "silent");
+    for part in ["sources", "types", "rejections", "recent_rejections"] {
+        assert_eq!(report[part], serde_json::json!([]), "{part}");
+    }
+    let report = get_json(
+        store,
+        "/v1/report/conversations?tenant=bravo%27%20OR%201%3D1",
+    )
+    .await;
+    assert_eq!(report["sources"], serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn wrong_parameters_are_refused_with_their_name_and_a_dead_store_asks_for_patience() {
+    let nowhere = Store::new(&StoreConfig {
+        url: "http://127.0.0.1:9".into(),
+        ..StoreConfig::default()
+    });
+    for (path, name) in [
+        ("/v1/report/tenant-health", "tenant"),
+        ("/v1/report/conversations?tenant=", "tenant"),
+        (
+            "/v1/report/conversations?tenant=acme&since=yesterday",
+            "since",
+        ),
+        ("/?tenant=acme&since=0h", "since"),
+    ] {
+        let (status, _, body) = get(nowhere.clone(), path).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(body.contains(&format!("\"error\":\"{name}: ")), "{body}");
+    }
+    let (status, _, body) = get(nowhere, "/v1/report/tenant-health?tenant=acme").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!body.contains("127.0.0.1"), "{body}");
+}
