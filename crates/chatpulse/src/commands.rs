@@ -8,9 +8,11 @@ use chatpulse_producer::{
     ReplayJob,
     tenants::{TenantsFile, new_tenant},
 };
+use chatpulse_reports::{Period, conversations, tenant_health};
 use chatpulse_store::AuditOptions;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "embedded")]
@@ -33,7 +35,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  chatpulse enricher --config chatpulse.toml")]
     Enricher,
     /// Carries outcomes to ClickHouse.
-    #[command(after_help = "Example:\n  chatpulse migrate && chatpulse sink --config chatpulse.toml")]
+    #[command(
+        after_help = "Example:\n  chatpulse migrate && chatpulse sink --config chatpulse.toml"
+    )]
     Sink,
     /// Serves the reports as pages and JSON.
     #[command(after_help = "Example:\n  chatpulse reports --config chatpulse.toml")]
@@ -44,6 +48,9 @@ pub(crate) enum Command {
     Migrate,
     /// Sends NDJSON files of native payloads (.gz, .br and .zst too) as if a page had sent them.
     Replay(ReplayArgs),
+    /// Prints a report.
+    #[command(subcommand)]
+    Report(ReportCommand),
     /// Proves from ClickHouse that every raw record has exactly one outcome, and that all counts
     /// agree. Exit code 1 and the offsets where not.
     #[command(after_help = "Example:\n  chatpulse audit --json")]
@@ -95,9 +102,44 @@ pub(crate) struct ReplayArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum ReportCommand {
+    /// Do a tenant's events arrive? Delivery per event type with a verdict, losses, drift.
+    #[command(after_help = "Example:
+  chatpulse report tenant-health --tenant acme --since 24h --format md")]
+    TenantHealth(ReportArgs),
+    /// What became of the conversations that started: outcomes, handoff, containment, times.
+    #[command(after_help = "Example:
+  chatpulse report conversations --tenant acme --since 30d --format json")]
+    Conversations(ReportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Tenant.
+    #[arg(long)]
+    tenant: String,
+    /// How far back: 90m, 24h, 7d.
+    #[arg(long, default_value = "24h")]
+    since: String,
+    /// Form of the report.
+    #[arg(long, default_value = "md")]
+    format: ReportFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ReportFormat {
+    /// Markdown.
+    Md,
+    /// One JSON object.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum TenantCommand {
     /// Adds a tenant with a fresh write key, and prints the key: it cannot be shown again.
-    #[command(after_help = "Example:\n  chatpulse tenant add acme --origin https://www.acme.example")]
+    #[command(
+        after_help = "Example:\n  chatpulse tenant add acme --origin https://www.acme.example"
+    )]
     Add {
         /// Name: a-z, 0-9, - and _.
         id: String,
@@ -134,7 +176,7 @@ pub(crate) async fn run(
     command: Command,
     stop: CancellationToken,
 ) -> anyhow::Result<bool> {
-    let stages = Stages::new(config)?;
+    let stages = Stages::new(config).await?;
     match command {
         Command::Producer => {
             stages.ensure_topics().await?;
@@ -177,8 +219,13 @@ pub(crate) async fn run(
             output::note("schema and topics are up to date");
         }
         Command::Replay(args) => replay(stages, args).await?,
+        Command::Report(command) => report(&stages, command).await?,
         Command::Audit { json } => return audit(&stages, json).await,
-        Command::Tenant(TenantCommand::Add { id, origins, tenants }) => {
+        Command::Tenant(TenantCommand::Add {
+            id,
+            origins,
+            tenants,
+        }) => {
             let file = tenants.unwrap_or_else(|| stages.config.producer.tenants_file.clone());
             let (mut entry, key) = new_tenant(&id)?;
             entry.allowed_origins = origins;
@@ -214,7 +261,11 @@ async fn replay(stages: Stages, args: ReplayArgs) -> anyhow::Result<()> {
     stages.ensure_topics().await?;
     let mut config = stages.producer_config();
     config.tenants_file = args.tenants.unwrap_or(config.tenants_file);
-    let job = ReplayJob { tenant: args.tenant, source: args.source, files: args.files };
+    let job = ReplayJob {
+        tenant: args.tenant,
+        source: args.source,
+        files: args.files,
+    };
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{spinner} {bytes}/{total_bytes} {bar:30} {msg} (eta {eta})",
     )?);
@@ -235,7 +286,10 @@ async fn replay(stages: Stages, args: ReplayArgs) -> anyhow::Result<()> {
         output::result(&serde_json::to_string_pretty(&summary)?);
         return Ok(());
     }
-    output::result(&format!("{} items read, {} accepted", summary.read, summary.accepted));
+    output::result(&format!(
+        "{} items read, {} accepted",
+        summary.read, summary.accepted
+    ));
     for (reason, count) in &summary.rejected {
         output::result(&format!("{count} rejected: {reason}"));
     }
@@ -248,6 +302,29 @@ async fn replay(stages: Stages, args: ReplayArgs) -> anyhow::Result<()> {
             line.detail
         ));
     }
+    Ok(())
+}
+
+async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
+    let store = stages.store();
+    let period = |args: &ReportArgs| Period::before(Timestamp::now(), &args.since);
+    let text = match command {
+        ReportCommand::TenantHealth(args) => {
+            let report = tenant_health(&store, &args.tenant, period(&args)?).await?;
+            match args.format {
+                ReportFormat::Md => report.to_markdown(),
+                ReportFormat::Json => serde_json::to_string_pretty(&report)?,
+            }
+        }
+        ReportCommand::Conversations(args) => {
+            let report = conversations(&store, &args.tenant, period(&args)?).await?;
+            match args.format {
+                ReportFormat::Md => report.to_markdown(),
+                ReportFormat::Json => serde_json::to_string_pretty(&report)?,
+            }
+        }
+    };
+    output::result(&text);
     Ok(())
 }
 

@@ -170,7 +170,11 @@ impl Default for ClickHouse {
 
 impl Default for Enricher {
     fn default() -> Self {
-        Self { listen: loopback(7071), dedup_window: 7 * DAY, conversation_window: 7 * DAY }
+        Self {
+            listen: loopback(7071),
+            dedup_window: 7 * DAY,
+            conversation_window: 7 * DAY,
+        }
     }
 }
 
@@ -186,7 +190,9 @@ impl Default for Sink {
 
 impl Default for Reports {
     fn default() -> Self {
-        Self { listen: loopback(8080) }
+        Self {
+            listen: loopback(8080),
+        }
     }
 }
 

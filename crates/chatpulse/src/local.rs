@@ -54,9 +54,13 @@ impl DataDir {
         std::fs::create_dir_all(path)
             .with_context(|| format!("cannot create the data folder {}", path.display()))?;
         let file = path.join("lock");
-        let lock = File::create(&file).with_context(|| format!("cannot open {}", file.display()))?;
+        let lock =
+            File::create(&file).with_context(|| format!("cannot open {}", file.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
             Err(std::fs::TryLockError::WouldBlock) => bail!(
                 "another chatpulse works in {}: stop it, or give another folder with --data-dir",
                 path.display()
@@ -126,7 +130,7 @@ impl Local {
         if !config.producer.tenants_file.exists() {
             std::fs::write(&config.producer.tenants_file, "")?;
         }
-        let stages = Stages::new(config)?;
+        let stages = Stages::new(config).await?;
         tokio::try_join!(stages.ensure_topics(), stages.migrate())?;
 
         let enricher_metrics = chatpulse_enricher::Metrics::new(&stages.registry)?;
@@ -135,7 +139,11 @@ impl Local {
         let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
         let addresses = (producer.local_addr()?, dashboard.local_addr()?);
         intake.spawn(stages.clone().produce(Some(producer), stop_intake.clone()));
-        rest.spawn(stages.clone().enrich(enricher_metrics.clone(), stop_rest.clone()));
+        rest.spawn(
+            stages
+                .clone()
+                .enrich(enricher_metrics.clone(), stop_rest.clone()),
+        );
         rest.spawn(stages.clone().sink(sink_metrics.clone(), stop_rest.clone()));
         rest.spawn(stages.clone().report(dashboard, stop_rest.clone()));
         Ok(Self {

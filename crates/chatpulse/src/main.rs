@@ -12,8 +12,9 @@ mod local;
 mod output;
 mod stages;
 mod status;
+mod wire;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +55,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging(cli.log);
+    start_logging(cli.log, &cli.command);
+    choose_tls_provider();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -86,12 +88,34 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     }
 }
 
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,chatpulse=info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+/// Log lines go to standard error; RUST_LOG decides which. The demo's own lines are enough for its
+/// viewer, so it logs from warnings up.
+fn start_logging(format: LogFormat, command: &Command) {
+    let default = match command {
+        #[cfg(feature = "embedded")]
+        Command::Demo(_) => "warn",
+        _ => "warn,chatpulse=info",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),
+    }
+}
+
+/// Parts of the embedded broker bring rustls without a provider of cryptography, and then every HTTP
+/// client of the process wants one, TLS or not.
+fn choose_tls_provider() {
+    #[cfg(feature = "embedded")]
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a TLS provider was installed before");
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use chatpulse_kafka::{Admin, KafkaConfig, Topics};
-use chatpulse_model::{avro::Framing, fold::Horizon, source::Catalog};
+use chatpulse_kafka::{Admin, KafkaConfig, PartitionLag, Topics};
+use chatpulse_model::{fold::Horizon, source::Catalog};
 use chatpulse_store::{Store, StoreConfig};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     status::{self, Status},
+    wire::Wire,
 };
 
 /// What every stage of this process shares.
@@ -21,15 +22,24 @@ pub(crate) struct Stages {
     pub(crate) config: Arc<Config>,
     pub(crate) catalog: &'static Catalog,
     pub(crate) topics: Topics,
+    wire: Arc<Wire>,
     pub(crate) registry: Registry,
 }
 
 impl Stages {
-    /// Checks the configuration, and reads what it names.
-    pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
+    /// Checks the configuration, reads what it names, and agrees with the schema registry, if one
+    /// is configured.
+    pub(crate) async fn new(config: Config) -> anyhow::Result<Self> {
         let catalog = catalog(config.sources.directory.as_deref())?;
         let topics = Topics::with_prefix(&config.kafka.prefix);
-        let stages = Self { config: Arc::new(config), catalog, topics, registry: Registry::new() };
+        let wire = Wire::agree(config.kafka.schema_registry.as_deref(), &topics).await?;
+        let stages = Self {
+            config: Arc::new(config),
+            catalog,
+            topics,
+            wire: Arc::new(wire),
+            registry: Registry::new(),
+        };
         stages.kafka("check").validate()?;
         Ok(stages)
     }
@@ -63,9 +73,15 @@ impl Stages {
     pub(crate) async fn ensure_topics(&self) -> anyhow::Result<()> {
         let kafka = &self.config.kafka;
         let specs = self.topics.specs(kafka.partitions, kafka.replication);
-        Admin::new(&self.kafka("admin"))?.ensure_topics(&specs).await.with_context(|| {
-            format!("cannot prepare the topics on the Kafka brokers {}", kafka.bootstrap)
-        })
+        Admin::new(&self.kafka("admin"))?
+            .ensure_topics(&specs)
+            .await
+            .with_context(|| {
+                format!(
+                    "cannot prepare the topics on the Kafka brokers {}",
+                    kafka.bootstrap
+                )
+            })
     }
 
     /// Brings the store's schema and its tables of sources and tenants up to date.
@@ -76,15 +92,22 @@ impl Stages {
         Ok(())
     }
 
-    fn framing(&self) -> Framing {
-        Framing::SingleObject
+    fn sink_group(&self) -> String {
+        format!("{}chatpulse-sink", self.config.kafka.prefix)
+    }
+
+    /// Outcomes that are not yet in the store with all its views.
+    pub(crate) async fn sink_lag(&self) -> anyhow::Result<u64> {
+        let admin = Admin::new(&self.kafka("lag"))?;
+        let lag = admin.lag(&self.sink_group(), &self.topics.events).await?;
+        Ok(lag.iter().map(PartitionLag::records).sum())
     }
 
     /// What the producer and the file replay need beside their own settings.
     pub(crate) fn producer_environment(&self) -> chatpulse_producer::Environment {
         chatpulse_producer::Environment {
             kafka: self.kafka("producer"),
-            framing: self.framing(),
+            framing: self.wire.raw_framing,
             catalog: self.catalog,
             registry: self.registry.clone(),
         }
@@ -127,10 +150,12 @@ impl Stages {
                 idle_ms: millis(settings.conversation_window),
             },
             catalog: self.catalog,
-            raw_framing: self.framing(),
-            event_framing: self.framing(),
+            raw: Arc::clone(&self.wire.raw),
+            events: Arc::clone(&self.wire.events),
         };
-        chatpulse_enricher::run(config, metrics, stop).await.context("enricher")
+        chatpulse_enricher::run(config, metrics, stop)
+            .await
+            .context("enricher")
     }
 
     /// chat.events → ClickHouse, until `stop`.
@@ -142,13 +167,15 @@ impl Stages {
         let config = chatpulse_sink::Config {
             kafka: self.kafka("sink"),
             topics: self.topics.clone(),
-            group: format!("{}chatpulse-sink", self.config.kafka.prefix),
+            group: self.sink_group(),
             store: self.store(),
-            event_framing: self.framing(),
+            events: Arc::clone(&self.wire.events),
             batch_rows: self.config.sink.batch_rows,
             batch_wait: self.config.sink.batch_wait,
         };
-        chatpulse_sink::run(config, metrics, stop).await.context("sink")
+        chatpulse_sink::run(config, metrics, stop)
+            .await
+            .context("sink")
     }
 }
 
@@ -164,7 +191,7 @@ impl Stages {
             kafka: None,
             store: Some(self.store()),
         };
-        let router = status::router(status);
+        let router = chatpulse_reports::router(self.store()).merge(status::router(status));
         status::serve(router, listener, stop).await
     }
 }
@@ -175,18 +202,25 @@ fn millis(duration: std::time::Duration) -> i64 {
 
 /// The built-in sources and those of `directory`. Lives as long as the process, as every stage does.
 fn catalog(directory: Option<&Path>) -> anyhow::Result<&'static Catalog> {
-    let Some(directory) = directory else { return Ok(Catalog::builtin()) };
+    let Some(directory) = directory else {
+        return Ok(Catalog::builtin());
+    };
     let mut texts = Vec::new();
     let entries = std::fs::read_dir(directory)
         .with_context(|| format!("sources.directory: cannot read {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             texts.push((path.display().to_string(), text));
         }
     }
-    let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    let texts = texts
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()));
     Ok(Box::leak(Box::new(Catalog::builtin().extend(texts)?)))
 }

@@ -14,7 +14,9 @@ pub enum PartitionError {
     #[error("an outcome could not be encoded: {0}")]
     Encode(AvroError),
     /// The last outcome written cannot be read, so it is not known where to go on.
-    #[error("the last record of {topic}[{partition}] is no outcome that this version reads: {source}")]
+    #[error(
+        "the last record of {topic}[{partition}] is no outcome that this version reads: {source}"
+    )]
     Tail {
         /// Topic of the outcomes.
         topic: String,
@@ -64,13 +66,7 @@ impl Classified for PartitionError {
     }
 }
 
-/// Why the enricher stopped.
+/// Why the enricher stopped: a failure that does not pass by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum EnricherError {
-    /// A schema is not valid.
-    #[error(transparent)]
-    Schema(#[from] AvroError),
-    /// A failure that does not pass by itself.
-    #[error("enricher stopped")]
-    Group(#[from] GroupError<PartitionError>),
-}
+#[error("enricher stopped")]
+pub struct EnricherError(#[from] GroupError<PartitionError>);

@@ -19,12 +19,7 @@ use std::{sync::Arc, time::Duration};
 use chatpulse_kafka::{
     Delivery, GroupConfig, KafkaConfig, Publisher, PublisherSettings, Topics, run_group, supervise,
 };
-use chatpulse_model::{
-    Event, RawEvent,
-    avro::{Codec, Framing},
-    fold::Horizon,
-    source::Catalog,
-};
+use chatpulse_model::{Event, RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use tokio_util::sync::CancellationToken;
 
 pub use error::EnricherError;
@@ -43,10 +38,10 @@ pub struct Config {
     pub horizon: Horizon,
     /// The source definitions; the same on every enricher.
     pub catalog: &'static Catalog,
-    /// How raw records are framed.
-    pub raw_framing: Framing,
-    /// How outcomes are framed.
-    pub event_framing: Framing,
+    /// Reads raw records.
+    pub raw: Arc<Codec<RawEvent>>,
+    /// Reads and writes outcomes.
+    pub events: Arc<Codec<Event>>,
 }
 
 /// How long a deposed or stopping partition may take to let go.
@@ -62,12 +57,13 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), EnricherError> {
-    let raw = Codec::<RawEvent>::new(config.raw_framing)?;
-    let events = Codec::<Event>::new(config.event_framing)?;
-    let stage = Arc::new(partition::Stage { config, raw, events, metrics });
+    let stage = Arc::new(partition::Stage { config, metrics });
     let group = || async {
         // Without gaps: an outcome that is missing would be taken for written by the next owner.
-        let settings = PublisherSettings { delivery: Delivery::Gapless, ..Default::default() };
+        let settings = PublisherSettings {
+            delivery: Delivery::Gapless,
+            ..Default::default()
+        };
         let publisher = Publisher::new(&stage.config.kafka, &settings)?;
         let group = GroupConfig {
             kafka: stage.config.kafka.clone(),
@@ -79,5 +75,7 @@ pub async fn run(
         let task = move |input| partition::enrich(input, &stage, &publisher);
         run_group(group, task, shutdown.clone()).await
     };
-    supervise(group, &shutdown).await.map_err(EnricherError::from)
+    supervise(group, &shutdown)
+        .await
+        .map_err(EnricherError::from)
 }

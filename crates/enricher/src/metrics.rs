@@ -47,7 +47,10 @@ impl Metrics {
 
     /// Outcomes confirmed so far.
     pub fn confirmed(&self) -> u64 {
-        OUTCOMES.iter().map(|name| self.outcomes.with_label_values(&[name]).get()).sum()
+        OUTCOMES
+            .iter()
+            .map(|name| self.outcomes.with_label_values(&[name]).get())
+            .sum()
     }
 
     pub(crate) fn tally(&self, tally: Tally) {
@@ -61,8 +64,12 @@ impl Metrics {
     }
 
     pub(crate) fn state(&self, partition: &str, conversations: usize, event_ids: usize) {
-        self.conversations.with_label_values(&[partition]).set(conversations as i64);
-        self.event_ids.with_label_values(&[partition]).set(event_ids as i64);
+        self.conversations
+            .with_label_values(&[partition])
+            .set(conversations as i64);
+        self.event_ids
+            .with_label_values(&[partition])
+            .set(event_ids as i64);
     }
 }
 

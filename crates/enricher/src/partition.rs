@@ -8,11 +8,7 @@ use std::{
 use chatpulse_kafka::{
     Batch, BatchLimit, Next, Partition, Publication, Publisher, Record, TopicPartition,
 };
-use chatpulse_model::{
-    Event, RawEvent,
-    avro::Codec,
-    fold::{PartitionFold, Position, read},
-};
+use chatpulse_model::fold::{PartitionFold, Position, read};
 
 use crate::{
     Config,
@@ -41,8 +37,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// What all partitions of an enricher share.
 pub(crate) struct Stage {
     pub(crate) config: Config,
-    pub(crate) raw: Codec<RawEvent>,
-    pub(crate) events: Codec<Event>,
     pub(crate) metrics: Metrics,
 }
 
@@ -106,7 +100,11 @@ impl<'a> Work<'a> {
         let resume = resume_point(input, stage)?;
         let ends = input.watermarks()?;
         if resume > ends.high {
-            return Err(PartitionError::AheadOfRaw { partition, written: resume, high: ends.high });
+            return Err(PartitionError::AheadOfRaw {
+                partition,
+                written: resume,
+                high: ends.high,
+            });
         }
         if resume < ends.low {
             return Err(PartitionError::RawDeleted {
@@ -115,7 +113,13 @@ impl<'a> Work<'a> {
                 low: ends.low,
             });
         }
-        tracing::info!(partition, from = ends.low, resume, end = ends.high, "enriching");
+        tracing::info!(
+            partition,
+            from = ends.low,
+            resume,
+            end = ends.high,
+            "enriching"
+        );
         input.seek(ends.low)?;
         Ok(Self {
             stage,
@@ -138,9 +142,15 @@ impl<'a> Work<'a> {
         let mut tally = Tally::default();
         let mut replayed = 0;
         for raw in batch.iter() {
-            let position = Position { offset: raw.offset, timestamp_ms: raw.timestamp_ms };
-            let reading =
-                read(raw.payload.unwrap_or_default(), &self.stage.raw, self.stage.config.catalog);
+            let position = Position {
+                offset: raw.offset,
+                timestamp_ms: raw.timestamp_ms,
+            };
+            let reading = read(
+                raw.payload.unwrap_or_default(),
+                &self.stage.config.raw,
+                self.stage.config.catalog,
+            );
             let event = self.fold.apply(position, reading);
             if raw.offset < self.resume {
                 replayed += 1;
@@ -150,11 +160,20 @@ impl<'a> Work<'a> {
             records.push(Record {
                 partition: Some(self.partition),
                 key: raw.key.unwrap_or_default().to_vec(),
-                payload: self.stage.events.encode(&event).map_err(PartitionError::Encode)?,
+                payload: self
+                    .stage
+                    .config
+                    .events
+                    .encode(&event)
+                    .map_err(PartitionError::Encode)?,
                 timestamp_ms: Some(raw.timestamp_ms),
             });
         }
-        self.stage.metrics.state(&self.label, self.fold.conversations(), self.fold.event_ids());
+        self.stage.metrics.state(
+            &self.label,
+            self.fold.conversations(),
+            self.fold.event_ids(),
+        );
         if replayed > 0 {
             self.stage.metrics.replayed(&self.label, replayed);
             self.tell_progress(batch);
@@ -165,7 +184,11 @@ impl<'a> Work<'a> {
             let publication = self.publisher.publish_waiting(topic, records, DRAIN);
             // Nothing may be sent after an outcome that was not.
             let has_failed = publication.has_failed();
-            self.unconfirmed.push_back(Unconfirmed { end, tally, publication });
+            self.unconfirmed.push_back(Unconfirmed {
+                end,
+                tally,
+                publication,
+            });
             self.resume = end;
             if has_failed {
                 self.confirm(DRAIN)?;
@@ -199,7 +222,10 @@ impl<'a> Work<'a> {
                     self.stage.metrics.tally(oldest.tally);
                 }
                 Err(publication) => {
-                    self.unconfirmed.push_front(Unconfirmed { publication, ..oldest });
+                    self.unconfirmed.push_front(Unconfirmed {
+                        publication,
+                        ..oldest
+                    });
                     break;
                 }
             }
@@ -226,12 +252,22 @@ fn resume_point(input: &Partition, stage: &Stage) -> Result<i64, PartitionError>
     let partition = input.id().partition;
     let topic = &stage.config.topics.events;
     let mut output = input.open_reader(TopicPartition::new(topic.clone(), partition))?;
-    let Some(tail) = output.read_tail(DRAIN)? else { return Ok(0) };
-    let payload = tail.iter().last().and_then(|record| record.payload).unwrap_or_default();
-    let event = stage.events.decode(payload).map_err(|source| PartitionError::Tail {
-        topic: topic.to_string(),
-        partition,
-        source,
-    })?;
+    let Some(tail) = output.read_tail(DRAIN)? else {
+        return Ok(0);
+    };
+    let payload = tail
+        .iter()
+        .last()
+        .and_then(|record| record.payload)
+        .unwrap_or_default();
+    let event = stage
+        .config
+        .events
+        .decode(payload)
+        .map_err(|source| PartitionError::Tail {
+            topic: topic.to_string(),
+            partition,
+            source,
+        })?;
     Ok(event.offset + 1)
 }

@@ -80,6 +80,13 @@ pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
         | RDKafkaLogLevel::Error => tracing::error!(facility, "{message}"),
+        // The gapless guarantee is asked for on purpose, and what it does not cover (message timeouts)
+        // is switched off with it.
+        RDKafkaLogLevel::Warning
+            if message.contains("enable.gapless.guarantee is experimental") =>
+        {
+            tracing::debug!(facility, "{message}");
+        }
         RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
             tracing::warn!(facility, "{message}");
         }
@@ -89,6 +96,10 @@ pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 pub(crate) fn log_error(error: &Native, reason: &str) {
+    // The end of a partition is told here too; it is no error.
+    if error.rdkafka_error_code() == Some(Code::PartitionEOF) {
+        return;
+    }
     // Connection losses come here; librdkafka reconnects by itself and the waiting call reports what matters.
     tracing::warn!(%error, "{reason}");
 }

@@ -413,7 +413,12 @@ impl Simulator {
             // In a historic run, only the context tells when the page sent the item.
             if position.is_some() || as_of.is_none() {
                 let delay = if late { &delays.late } else { &delays.prompt };
-                occurred_at += rng.random_range(0..40);
+                // The snippet sees an event a little after the vendor has dated it. Where the
+                // vendor gives no time, the snippet's is all that can be known.
+                let seen_after = rng.random_range(0..40);
+                if source.dates_its_events() {
+                    occurred_at += seen_after;
+                }
                 sent_at = occurred_at + draw(delay, rng);
             }
             let body = match position {

@@ -41,13 +41,7 @@ impl Classified for PartitionError {
     }
 }
 
-/// Why the sink stopped.
+/// Why the sink stopped: a failure that does not pass by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum SinkError {
-    /// A schema is not valid.
-    #[error(transparent)]
-    Schema(#[from] AvroError),
-    /// A failure that does not pass by itself.
-    #[error("sink stopped")]
-    Group(#[from] GroupError<PartitionError>),
-}
+#[error("sink stopped")]
+pub struct SinkError(#[from] GroupError<PartitionError>);

@@ -33,7 +33,10 @@ impl Ledger {
         // An end below its start stands for no range: commits are atomic, but a partition may have
         // been reset by hand with Kafka's own tools, which know nothing of the pending topic.
         let end = at(1).unwrap_or(first).max(first);
-        Self { range: first..end, watermark: Watermark::at(at(2).unwrap_or(0)) }
+        Self {
+            range: first..end,
+            watermark: Watermark::at(at(2).unwrap_or(0)),
+        }
     }
 
     /// The range that a predecessor decided on and may not have inserted.

@@ -18,10 +18,7 @@ mod partition;
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use chatpulse_kafka::{GroupConfig, KafkaConfig, Topics, run_group, supervise};
-use chatpulse_model::{
-    Event,
-    avro::{Codec, Framing},
-};
+use chatpulse_model::{Event, avro::Codec};
 use chatpulse_store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -39,8 +36,8 @@ pub struct Config {
     pub group: String,
     /// The store; its schema must be migrated.
     pub store: Store,
-    /// How outcomes are framed.
-    pub event_framing: Framing,
+    /// Reads outcomes.
+    pub events: Arc<Codec<Event>>,
     /// Most outcomes in one insert.
     pub batch_rows: NonZeroU32,
     /// Longest wait for a batch to fill once its first outcome is there.
@@ -61,9 +58,12 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), SinkError> {
-    let events = Codec::<Event>::new(config.event_framing)?;
     let runtime = tokio::runtime::Handle::current();
-    let stage = Arc::new(partition::Stage { config, events, metrics, runtime });
+    let stage = Arc::new(partition::Stage {
+        config,
+        metrics,
+        runtime,
+    });
     let group = || {
         let group = GroupConfig {
             kafka: stage.config.kafka.clone(),

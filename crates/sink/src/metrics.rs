@@ -22,13 +22,15 @@ impl Metrics {
             Ok::<_, prometheus::Error>(metric)
         };
         let histogram = |name, help, buckets| {
-            let metric =
-                Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+            let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
         Ok(Self {
-            stored: counter("chatpulse_sink_stored_total", "Outcomes that the store confirmed.")?,
+            stored: counter(
+                "chatpulse_sink_stored_total",
+                "Outcomes that the store confirmed.",
+            )?,
             repeated: counter(
                 "chatpulse_sink_repeated_total",
                 "Outcomes dropped because a writer wrote them again.",

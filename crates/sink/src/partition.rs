@@ -10,7 +10,6 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use chatpulse_kafka::{Batch, BatchLimit, Next, Partition};
 use chatpulse_model::{
     Event,
-    avro::Codec,
     watermark::{Admission, Watermark},
 };
 use chatpulse_store::{Disposition, EventRow, StoreError};
@@ -32,7 +31,6 @@ const READ_AGAIN: Duration = Duration::from_secs(60);
 /// What all partitions of a sink share.
 pub(crate) struct Stage {
     pub(crate) config: Config,
-    pub(crate) events: Codec<Event>,
     pub(crate) metrics: Metrics,
     pub(crate) runtime: tokio::runtime::Handle,
 }
@@ -41,13 +39,17 @@ pub(crate) struct Stage {
 pub(crate) fn drain(mut input: Partition, stage: &Stage) -> Result<(), PartitionError> {
     let keys = ledger::keys(&stage.config.topics, input.id().partition);
     let commit = |input: &Partition, ledger: &Ledger| {
-        input.commit(&std::array::from_fn::<_, 3, _>(|i| (keys[i].clone(), ledger.offsets()[i])))
+        input.commit(&std::array::from_fn::<_, 3, _>(|i| {
+            (keys[i].clone(), ledger.offsets()[i])
+        }))
     };
     let mut ledger = Ledger::load(&input.committed(&keys)?, input.watermarks()?.low);
     tracing::info!(partition = %input.id(), next = ledger.next(), pending = ?ledger.pending(), "storing");
     if let Some(range) = ledger.pending() {
         let batch = input.read_range(range, READ_AGAIN)?;
-        let Some(watermark) = insert(&input, stage, &ledger, &batch)? else { return Ok(()) };
+        let Some(watermark) = insert(&input, stage, &ledger, &batch)? else {
+            return Ok(());
+        };
         ledger.done(watermark);
         commit(&input, &ledger)?;
     }
@@ -66,7 +68,9 @@ pub(crate) fn drain(mut input: Partition, stage: &Stage) -> Result<(), Partition
         };
         ledger.decide(batch.end_offset().unwrap_or(ledger.next()));
         commit(&input, &ledger)?;
-        let Some(watermark) = insert(&input, stage, &ledger, &batch)? else { return Ok(()) };
+        let Some(watermark) = insert(&input, stage, &ledger, &batch)? else {
+            return Ok(());
+        };
         ledger.done(watermark);
         commit(&input, &ledger)?;
     }
@@ -91,7 +95,10 @@ fn insert(
         .build();
     loop {
         let started = Instant::now();
-        let error = match stage.runtime.block_on(stage.config.store.insert_events(&token, &rows)) {
+        let error = match stage
+            .runtime
+            .block_on(stage.config.store.insert_events(&token, &rows))
+        {
             Ok(inserted) => {
                 stage.metrics.inserted(inserted.rows, started.elapsed());
                 return Ok(Some(watermark));
@@ -101,7 +108,10 @@ fn insert(
         match error.disposition() {
             Disposition::Retry => {}
             Disposition::Poison | Disposition::Fatal => {
-                return Err(PartitionError::Store { token, source: error });
+                return Err(PartitionError::Store {
+                    token,
+                    source: error,
+                });
             }
         }
         stage.metrics.retried();
@@ -131,11 +141,16 @@ fn admit(
     let mut events = Vec::with_capacity(batch.len());
     for record in batch.iter() {
         let payload = record.payload.unwrap_or_default();
-        let event = stage.events.decode(payload).map_err(|source| PartitionError::Decode {
-            partition: input.id().to_string(),
-            offset: record.offset,
-            source,
-        })?;
+        let event =
+            stage
+                .config
+                .events
+                .decode(payload)
+                .map_err(|source| PartitionError::Decode {
+                    partition: input.id().to_string(),
+                    offset: record.offset,
+                    source,
+                })?;
         match watermark.admit(event.offset) {
             Admission::New => events.push(event),
             Admission::Repeated => stage.metrics.repeated(),

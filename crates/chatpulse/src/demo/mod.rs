@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     local::{DataDir, Local, LocalArgs},
     output,
+    stages::Stages,
 };
 use traffic::Sender;
 
@@ -57,7 +58,11 @@ fn rate(text: &str) -> Result<f64, String> {
     let allowed = Pace::EVENTS_PER_SECOND;
     match text.parse::<f64>() {
         Ok(rate) if allowed.contains(&rate) => Ok(rate),
-        _ => Err(format!("give a number from {} to {}", allowed.start(), allowed.end())),
+        _ => Err(format!(
+            "give a number from {} to {}",
+            allowed.start(),
+            allowed.end()
+        )),
     }
 }
 
@@ -82,7 +87,12 @@ pub(crate) async fn run(
 
     let (pace, events) = match args.events {
         Some(events) => (Pace::Historic, events),
-        None => (Pace::Live { events_per_second: args.rate }, u64::MAX),
+        None => (
+            Pace::Live {
+                events_per_second: args.rate,
+            },
+            u64::MAX,
+        ),
     };
     let simulator = Simulator::new(Options {
         seed: args.seed.unwrap_or(now_ms.unsigned_abs()),
@@ -113,6 +123,7 @@ pub(crate) async fn run(
 #[derive(Clone)]
 struct Probe {
     store: Store,
+    stages: Stages,
     enricher: chatpulse_enricher::Metrics,
     sink: chatpulse_sink::Metrics,
 }
@@ -121,6 +132,7 @@ impl Probe {
     fn of(local: &Local) -> Self {
         Self {
             store: local.stages.store(),
+            stages: local.stages.clone(),
             enricher: local.enricher_metrics.clone(),
             sink: local.sink_metrics.clone(),
         }

@@ -34,8 +34,18 @@ impl Progress {
 
 async fn tell(bar: ProgressBar, probe: Probe, sender: Sender, events: Option<u64>) {
     let watched = std::io::stderr().is_terminal();
-    let every = if watched { Duration::from_secs(1) } else { Duration::from_secs(10) };
-    let read = || [sender.acknowledged(), probe.enricher.confirmed(), probe.sink.stored()];
+    let every = if watched {
+        Duration::from_secs(1)
+    } else {
+        Duration::from_secs(10)
+    };
+    let read = || {
+        [
+            sender.acknowledged(),
+            probe.enricher.confirmed(),
+            probe.sink.stored(),
+        ]
+    };
     let mut tick = tokio::time::interval(every);
     tick.tick().await;
     let (mut before, mut since) = (read(), Instant::now());
@@ -44,7 +54,9 @@ async fn tell(bar: ProgressBar, probe: Probe, sender: Sender, events: Option<u64
         let now = read();
         let seconds = since.elapsed().as_secs_f64();
         let rate = |hop: usize| (now[hop] - before[hop]) as f64 / seconds;
-        let of = events.map(|events| format!(" of {events}")).unwrap_or_default();
+        let of = events
+            .map(|events| format!(" of {events}"))
+            .unwrap_or_default();
         let line = format!(
             "acknowledged {}{of} ({:.0}/s) · enriched {} ({:.0}/s) · stored {} ({:.0}/s)",
             now[0],

@@ -67,7 +67,9 @@ struct Refusal {
 
 impl Sender {
     pub(crate) fn new(producer: SocketAddr, write_keys: Vec<String>) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(60))
+            .build()?;
         Ok(Self {
             http,
             base: format!("http://{producer}/v1/events"),
@@ -128,7 +130,10 @@ impl Sender {
     async fn post(&self, batch: Batch) -> anyhow::Result<Sent> {
         let url = format!("{}/{}", self.base, batch.source);
         let items = batch.items.len() as u64;
-        let mut sent = Sent { items, ..Sent::default() };
+        let mut sent = Sent {
+            items,
+            ..Sent::default()
+        };
         let body = format!("[{}]", batch.items.join(","));
         for attempt in 1.. {
             let answer = self
@@ -153,9 +158,15 @@ impl Sender {
                 Ok(answer) => {
                     let status = answer.status();
                     let text = answer.text().await.unwrap_or_default();
-                    let passing = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+                    let passing = [
+                        StatusCode::TOO_MANY_REQUESTS,
+                        StatusCode::SERVICE_UNAVAILABLE,
+                    ];
                     if !passing.contains(&status) {
-                        bail!("the producer refused a batch for {}: {status} {text}", batch.source);
+                        bail!(
+                            "the producer refused a batch for {}: {status} {text}",
+                            batch.source
+                        );
                     }
                     format!("{status} {text}")
                 }
@@ -190,8 +201,11 @@ impl Batches {
         let (tenant, source) = (item.tenant, item.source);
         let items = self.0.entry((tenant, source)).or_default();
         items.push(item.body);
-        (items.len() >= BATCH)
-            .then(|| Batch { tenant, source, items: std::mem::take(items) })
+        (items.len() >= BATCH).then(|| Batch {
+            tenant,
+            source,
+            items: std::mem::take(items),
+        })
     }
 
     /// The next full batch; after the last item, the rest.
@@ -206,9 +220,16 @@ impl Batches {
     }
 
     fn take_any(&mut self) -> Option<Batch> {
-        let (tenant, source) =
-            *self.0.iter().find(|(_, items)| !items.is_empty()).map(|(key, _)| key)?;
+        let (tenant, source) = *self
+            .0
+            .iter()
+            .find(|(_, items)| !items.is_empty())
+            .map(|(key, _)| key)?;
         let items = self.0.remove(&(tenant, source))?;
-        Some(Batch { tenant, source, items })
+        Some(Batch {
+            tenant,
+            source,
+            items,
+        })
     }
 }

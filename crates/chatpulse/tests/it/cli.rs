@@ -19,7 +19,10 @@ fn every_subcommand_has_help_with_an_example() {
     ] {
         let output = tool(&[args, &["--help"]].concat(), folder.path());
         let help = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success() && help.contains("chatpulse "), "{args:?}: {help}");
+        assert!(
+            output.status.success() && help.contains("chatpulse "),
+            "{args:?}: {help}"
+        );
         assert!(help.contains("Example"), "{args:?} has no example: {help}");
     }
 }
@@ -27,10 +30,17 @@ fn every_subcommand_has_help_with_an_example() {
 #[test]
 fn a_configuration_error_names_the_key() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("chatpulse.toml"), "[kafka]\nbootsrap = 'x'").unwrap();
+    std::fs::write(
+        folder.path().join("chatpulse.toml"),
+        "[kafka]\nbootsrap = 'x'",
+    )
+    .unwrap();
     let output = tool(&["migrate"], folder.path());
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && error.contains("bootsrap"), "{error}");
+    assert!(
+        !output.status.success() && error.contains("bootsrap"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -40,15 +50,23 @@ async fn a_second_process_on_the_same_folder_is_refused_and_the_first_stops_clea
     let serve = Serve::start(&data_dir);
     let second = chatpulse("serve", &data_dir).output().unwrap();
     let error = String::from_utf8(second.stderr).unwrap();
-    assert!(!second.status.success() && error.contains("--data-dir"), "{error}");
+    assert!(
+        !second.status.success() && error.contains("--data-dir"),
+        "{error}"
+    );
     for (server, path) in [(&serve.producer, "/readyz"), (&serve.dashboard, "/readyz")] {
         let answer = reqwest::get(format!("{server}{path}")).await.unwrap();
         assert!(answer.status().is_success(), "{server}{path}: {answer:?}");
     }
-    let metrics = reqwest::get(format!("{}/metrics", serve.producer)).await.unwrap();
+    let metrics = reqwest::get(format!("{}/metrics", serve.producer))
+        .await
+        .unwrap();
     let metrics = metrics.text().await.unwrap();
     for stage in ["producer", "enricher", "sink"] {
-        assert!(metrics.contains(&format!("chatpulse_{stage}_")), "no {stage} in {metrics}");
+        assert!(
+            metrics.contains(&format!("chatpulse_{stage}_")),
+            "no {stage} in {metrics}"
+        );
     }
     serve.terminate();
 }

@@ -27,7 +27,10 @@ fn a_demo_balances_and_equals_the_truth_on_an_empty_folder_and_on_the_full_one()
         assert_eq!(verdict["balanced"], true);
         assert_eq!(verdict["equals_truth"], true);
         for what in ["accepted", "duplicate"] {
-            assert!(verdict[what].as_u64().unwrap() > 0, "no {what}: {verdict:#}");
+            assert!(
+                verdict[what].as_u64().unwrap() > 0,
+                "no {what}: {verdict:#}"
+            );
         }
         assert!(!verdict["rejected"].as_object().unwrap().is_empty());
     }

@@ -19,7 +19,11 @@ fn item(id: usize) -> String {
 
 /// Posts one batch; true when it was acknowledged.
 async fn post(client: &reqwest::Client, serve: &Serve, key: &str, ids: &[usize]) -> bool {
-    let body = ids.iter().map(|&id| item(id)).collect::<Vec<_>>().join("\n");
+    let body = ids
+        .iter()
+        .map(|&id| item(id))
+        .collect::<Vec<_>>()
+        .join("\n");
     let answer = client
         .post(format!("{}/v1/events/watermelon", serve.producer))
         .bearer_auth(key)
@@ -70,7 +74,10 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
             }
         }
         // Some requests are under way when the process dies.
-        let under_way = unanswered.iter().take(8).map(|batch| post(&client, &serve, &key, batch));
+        let under_way = unanswered
+            .iter()
+            .take(8)
+            .map(|batch| post(&client, &serve, &key, batch));
         let under_way = futures::future::join_all(under_way);
         tokio::pin!(under_way);
         let started = futures::poll!(&mut under_way);
@@ -82,7 +89,10 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
 
     let serve = Serve::start(&data_dir);
     for batch in &unanswered {
-        assert!(post(&client, &serve, &key, batch).await, "the last sending is answered");
+        assert!(
+            post(&client, &serve, &key, batch).await,
+            "the last sending is answered"
+        );
         acknowledged.extend(batch.iter().copied());
     }
     assert_eq!(acknowledged.len(), next_id);
@@ -96,7 +106,11 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
     assert_eq!(ids.len(), next_id, "an event is stored twice");
     assert_eq!(ids.into_iter().collect::<BTreeSet<_>>(), acknowledged);
     let messages = "SELECT sum(total_messages) FROM conversations WHERE tenant = 'acme'";
-    assert_eq!(serve.query(messages).await, next_id.to_string(), "a view lost or doubled");
+    assert_eq!(
+        serve.query(messages).await,
+        next_id.to_string(),
+        "a view lost or doubled"
+    );
 
     let audit = std::process::Command::new(env!("CARGO_BIN_EXE_chatpulse"))
         .args(["audit", "--json"])
@@ -104,6 +118,10 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
         .current_dir(folder.path())
         .output()
         .unwrap();
-    assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stdout));
+    assert!(
+        audit.status.success(),
+        "{}",
+        String::from_utf8_lossy(&audit.stdout)
+    );
     serve.terminate();
 }

@@ -24,7 +24,11 @@ pub(crate) fn chatpulse(subcommand: &str, data_dir: &Path) -> Command {
 
 /// A tool of the binary, away from any configuration file.
 pub(crate) fn tool(args: &[&str], dir: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_chatpulse")).args(args).current_dir(dir).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_chatpulse"))
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .unwrap()
 }
 
 /// `chatpulse serve`, running.
@@ -39,7 +43,10 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn start(data_dir: &Path) -> Self {
-        let mut child = chatpulse("serve", data_dir).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = chatpulse("serve", data_dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (said, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || {
@@ -89,7 +96,13 @@ impl Serve {
     /// SIGTERM, and a clean end.
     pub(crate) fn terminate(mut self) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         let status = self.child.wait().unwrap();
         assert!(status.success(), "serve ended with {status}");
     }
@@ -117,7 +130,10 @@ impl Serve {
             if answer == expected {
                 return;
             }
-            assert!(Instant::now() < deadline, "{sql}: {answer}, still not {expected}");
+            assert!(
+                Instant::now() < deadline,
+                "{sql}: {answer}, still not {expected}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -13,7 +13,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -111,7 +111,8 @@ pub enum Next {
 pub struct Partition {
     reader: PartitionReader,
     lease: Arc<Lease>,
-    consumer: Arc<MemberConsumer>,
+    /// The driver's alone to keep: a task that was abandoned must not hold the membership.
+    consumer: Weak<MemberConsumer>,
     config: KafkaConfig,
     group: String,
 }
@@ -182,7 +183,8 @@ impl Partition {
     /// # Errors
     /// [`KafkaError::Broker`].
     pub fn committed(&self, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>, KafkaError> {
-        committed(&self.consumer, partitions)
+        let consumer = self.consumer.upgrade().ok_or_else(|| self.released())?;
+        committed(&consumer, partitions)
     }
 
     /// Commits the offsets, of any topics, in one request, and waits for the broker's answer. All are stored or an
@@ -202,20 +204,25 @@ impl Partition {
             )
             .map_err(|error| KafkaError::from_native("committing offsets", &error))?;
         }
+        let consumer = self.consumer.upgrade().ok_or_else(|| self.released())?;
         let committed = self.lease.while_held(|| {
             // The generation may be reset behind our back once the assignment is lost.
-            if self.consumer.assignment_lost() {
+            if consumer.assignment_lost() {
                 return Err(Native::ConsumerCommit(Code::AssignmentLost));
             }
-            self.consumer.commit(&list, CommitMode::Sync)
+            consumer.commit(&list, CommitMode::Sync)
         });
         match committed {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(KafkaError::from_commit(self.id(), &error)),
-            None => Err(KafkaError::Fenced {
-                partition: self.id().clone(),
-                reason: "it was released before the commit".to_owned(),
-            }),
+            None => Err(self.released()),
+        }
+    }
+
+    fn released(&self) -> KafkaError {
+        KafkaError::Fenced {
+            partition: self.id().clone(),
+            reason: "it was released before".to_owned(),
         }
     }
 }
@@ -424,12 +431,10 @@ where
                     .map_err(|error| KafkaError::from_native("giving partitions back", &error))
             }
             Effect::Leave => {
+                // The driver ends next, and closing its client leaves the group. Nothing may be given
+                // back here: librdkafka never answers a second unassign of a client that closes.
                 self.consumer.context().inbox().closing = true;
-                // Leaves the group now, although tasks that were abandoned may keep the client alive for a while.
-                self.consumer.unsubscribe();
-                self.consumer
-                    .unassign()
-                    .map_err(|error| KafkaError::from_native("leaving the group", &error))
+                Ok(())
             }
         }
     }
@@ -453,7 +458,7 @@ where
         let input = Partition {
             reader: PartitionReader::in_group(kafka, group, partition.clone())?,
             lease,
-            consumer: Arc::clone(&self.consumer),
+            consumer: Arc::downgrade(&self.consumer),
             config: kafka.clone(),
             group: group.clone(),
         };

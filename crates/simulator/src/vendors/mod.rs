@@ -23,6 +23,11 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// Whether the vendor's payload says when it happened.
+    pub(crate) fn dates_its_events(self) -> bool {
+        matches!(self, Source::Autochat | Source::Watermelon)
+    }
+
     /// All vendors, each as often as its share of the visits is.
     pub(crate) const MIX: [Source; 10] = [
         Source::Watermelon,

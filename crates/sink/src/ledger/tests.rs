@@ -34,7 +34,10 @@ fn a_range_that_is_done_is_not_pending() {
 fn the_token_names_topic_partition_and_range() {
     let mut ledger = Ledger::load(&[Some(10), None, None], 0);
     ledger.decide(25);
-    assert_eq!(ledger.token(&TopicPartition::new("chat.events", 3)), "chat.events:3:10-25");
+    assert_eq!(
+        ledger.token(&TopicPartition::new("chat.events", 3)),
+        "chat.events:3:10-25"
+    );
 }
 
 /// A store that drops a block whose token it knows.
