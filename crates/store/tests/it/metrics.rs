@@ -229,87 +229,64 @@ async fn time_to_human_runs_to_a_join_else_to_a_message_and_unanswered_requests_
 
 #[tokio::test]
 async fn handle_time_is_the_time_with_at_least_one_human() {
-    let cases: [(&str, fn(&mut Script), Option<f64>); 8] = [
-        (
-            "join to leave",
-            |s| {
-                s.join(0);
-                s.leave(30 * S);
-            },
-            Some(30.0),
-        ),
-        (
-            "join to return",
-            |s| {
-                s.join(0);
-                s.back_to_bot(20 * S);
-                s.leave(30 * S);
-            },
-            Some(20.0),
-        ),
-        (
-            "join to close",
-            |s| {
-                s.join(0);
-                s.close(10 * S);
-            },
-            Some(10.0),
-        ),
-        (
-            "two after each other",
-            |s| {
-                s.join(0);
-                s.leave(10 * S);
-                s.join(60 * S);
-                s.leave(65 * S);
-            },
-            Some(15.0),
-        ),
-        (
-            "handed over with overlap",
-            |s| {
-                s.join(0);
-                s.join(10 * S);
-                s.leave(20 * S);
-                s.leave(50 * S);
-            },
-            Some(50.0),
-        ),
-        (
-            "handed over at a millisecond",
-            |s| {
-                s.join(0);
-                s.leave(10 * S);
-                s.join(10 * S);
-                s.leave(30 * S);
-            },
-            Some(30.0),
-        ),
-        (
-            "second one still there",
-            |s| {
-                s.join(0);
-                s.leave(10 * S);
-                s.join(60 * S);
-            },
-            Some(10.0),
-        ),
-        (
-            "still there",
-            |s| {
-                s.leave(0);
-                s.join(5 * S);
-            },
-            None,
-        ),
+    let mut s = Script::new(WM);
+    s.conversation("join to leave");
+    s.join(0);
+    s.leave(30 * S);
+    s.conversation("join to return");
+    s.join(0);
+    s.back_to_bot(20 * S);
+    s.leave(30 * S);
+    s.conversation("join to close");
+    s.join(0);
+    s.close(10 * S);
+    s.conversation("one after the other");
+    s.join(0);
+    s.leave(10 * S);
+    s.join(60 * S);
+    s.leave(65 * S);
+    s.conversation("handed over with both there");
+    s.join(0);
+    s.join(10 * S);
+    s.leave(20 * S);
+    s.leave(50 * S);
+    s.conversation("handed over at a millisecond");
+    s.join(0);
+    s.leave(10 * S);
+    s.join(10 * S);
+    s.leave(30 * S);
+    s.conversation("second one still there");
+    s.join(0);
+    s.leave(10 * S);
+    s.join(60 * S);
+    s.conversation("still there");
+    s.leave(0);
+    s.join(5 * S);
+    let store = store("metric_handle_time").await;
+    insert(&store, "all", &s.events).await;
+    let found: Vec<(String, Option<i64>)> = client("metric_handle_time")
+        .query_raw(
+            "SELECT conversation_id, handle_time_ms FROM conversations ORDER BY conversation_id",
+        )
+        .fetch_all()
+        .await
+        .unwrap();
+    let expected = [
+        ("handed over at a millisecond", Some(30 * S)),
+        ("handed over with both there", Some(50 * S)),
+        ("join to close", Some(10 * S)),
+        ("join to leave", Some(30 * S)),
+        ("join to return", Some(20 * S)),
+        ("one after the other", Some(15 * S)),
+        ("second one still there", Some(10 * S)),
+        ("still there", None),
     ];
-    for (index, (case, script, seconds)) in cases.into_iter().enumerate() {
-        let mut s = Script::new(WM);
-        script(&mut s);
-        let m = judged(&format!("metric_handle_time_{index}"), &s, LATER).await;
-        let expected = (u64::from(seconds.is_some()), seconds.map(|s| s * 1_000.0));
-        assert_eq!(m.duration(WM, "handle_time"), expected, "{case}");
-    }
+    assert_eq!(
+        found,
+        expected.map(|(conversation, ms)| (conversation.to_owned(), ms))
+    );
+    let m = metrics(&store, LATER).await;
+    assert_eq!(m.duration(WM, "handle_time"), (7, Some(20_000.0)));
 }
 
 #[tokio::test]
