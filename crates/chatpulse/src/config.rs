@@ -74,6 +74,9 @@ pub(crate) struct ClickHouse {
 pub(crate) struct Enricher {
     /// Address of /healthz, /readyz and /metrics.
     pub(crate) listen: SocketAddr,
+    /// How long outcomes wait for company on their way to the broker.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) linger: Duration,
     /// A copy of an event that comes later than this after the first is not seen as a duplicate.
     /// The same on every enricher.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
@@ -172,6 +175,7 @@ impl Default for Enricher {
     fn default() -> Self {
         Self {
             listen: loopback(7071),
+            linger: Duration::from_millis(5),
             dedup_window: 7 * DAY,
             conversation_window: 7 * DAY,
         }
@@ -183,7 +187,7 @@ impl Default for Sink {
         Self {
             listen: loopback(7072),
             batch_rows: non_zero(20_000),
-            batch_wait: Duration::from_millis(200),
+            batch_wait: Duration::from_millis(400),
         }
     }
 }
@@ -237,7 +241,7 @@ mod tests {
     fn an_empty_file_gives_the_defaults() {
         let config = parse("").unwrap();
         assert_eq!(config.producer.listen.port(), 7070);
-        assert_eq!(config.sink.batch_wait, Duration::from_millis(200));
+        assert_eq!(config.sink.batch_wait, Duration::from_millis(400));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) struct LocalArgs {
     pub(crate) kafka: SocketAddr,
 }
 
+/// The embedded broker takes tens of milliseconds for a batch (see the producer's `linger`).
+const LINGER: Duration = Duration::from_millis(25);
 /// How long each part may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -126,6 +128,8 @@ impl Local {
         config.kafka.bootstrap = broker.bootstrap();
         config.clickhouse.url = clickhouse.url();
         config.clickhouse.password = None;
+        config.producer.linger = LINGER;
+        config.enricher.linger = LINGER;
         config.producer.tenants_file = folder.tenants_file();
         if !config.producer.tenants_file.exists() {
             std::fs::write(&config.producer.tenants_file, "")?;

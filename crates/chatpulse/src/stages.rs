@@ -150,6 +150,7 @@ impl Stages {
                 idle_ms: millis(settings.conversation_window),
             },
             catalog: self.catalog,
+            linger: settings.linger,
             raw: Arc::clone(&self.wire.raw),
             events: Arc::clone(&self.wire.events),
         };

@@ -14,7 +14,11 @@ async fn main() -> Result<(), Failure> {
         return Err("usage: broker DATA_DIR ADDRESS".into());
     };
     let listen = listen.to_str().ok_or("the address is not text")?.parse()?;
-    let broker = Broker::start(BrokerConfig { data_dir: data_dir.into(), listen }).await?;
+    let broker = Broker::start(BrokerConfig {
+        data_dir: data_dir.into(),
+        listen,
+    })
+    .await?;
     writeln!(std::io::stdout(), "{}", broker.bootstrap())?;
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     broker.shutdown().await?;

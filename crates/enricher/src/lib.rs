@@ -38,6 +38,8 @@ pub struct Config {
     pub horizon: Horizon,
     /// The source definitions; the same on every enricher.
     pub catalog: &'static Catalog,
+    /// How long outcomes wait for company on their way to the broker.
+    pub linger: Duration,
     /// Reads raw records.
     pub raw: Arc<Codec<RawEvent>>,
     /// Reads and writes outcomes.
@@ -61,6 +63,7 @@ pub async fn run(
     let group = || async {
         // Without gaps: an outcome that is missing would be taken for written by the next owner.
         let settings = PublisherSettings {
+            linger: stage.config.linger,
             delivery: Delivery::Gapless,
             ..Default::default()
         };

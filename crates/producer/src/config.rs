@@ -45,6 +45,10 @@ pub struct ProducerConfig {
     /// How long a client may take to send a body.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub body_timeout: Duration,
+    /// How long records wait for company on their way to the broker. Best a little longer than the
+    /// broker takes for a batch: librdkafka spins while a batch is ready and another is unanswered.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub linger: Duration,
     /// How long to wait for the broker's confirmation before the client is told to try again.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub confirm_timeout: Duration,
@@ -75,6 +79,7 @@ impl Default for ProducerConfig {
             max_header_bytes: size(16 * 1024),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(15),
+            linger: Duration::from_millis(5),
             confirm_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(15),
             preflight_max_age: Duration::from_secs(600),

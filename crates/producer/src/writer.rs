@@ -49,6 +49,7 @@ pub enum WriteError {
 impl Writer {
     pub(crate) fn new(kafka: &KafkaConfig, config: &ProducerConfig) -> Result<Self, KafkaError> {
         let settings = PublisherSettings {
+            linger: config.linger,
             delivery: Delivery::Within(config.confirm_timeout),
             queue_records: config.queue_records.get(),
             ..PublisherSettings::default()

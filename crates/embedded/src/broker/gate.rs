@@ -1,22 +1,25 @@
 //! Stands before tansu's routes and adds what it lacks.
 //!
 //! - *Fetch*: tansu answers a fetch that found records only after it has slept for at least half of
-//!   the client's maximal wait. The gate asks it without a wait, and waits itself until the next
-//!   record of the partitions asked for.
+//!   the client's maximal wait, and reads record by record. The gate asks it without a wait, waits
+//!   itself until the next append, and serves readers that keep up from the newest batches, which
+//!   it keeps as they were written and confirmed.
 //! - *OffsetCommit*: tansu takes a commit of any generation. The gate first asks it by a heartbeat
 //!   whether the member and its generation are current, and refuses the commit as Kafka does.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rama::{Context, Service};
 use tansu_sans_io::{
     Body, ErrorCode, FetchRequest, FetchResponse, Frame, Header, HeartbeatRequest,
-    OffsetCommitRequest, OffsetCommitResponse, ProduceRequest,
+    MetadataResponse, OffsetCommitRequest, OffsetCommitResponse, ProduceRequest, ProduceResponse,
+    fetch_response::{FetchableTopicResponse, PartitionData},
     offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic},
+    record::deflated::{Batch, Frame as Batches},
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -25,65 +28,192 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// API key of Heartbeat, and a version that tansu and this code know.
 const HEARTBEAT: (i16, i16) = (12, 3);
 
-/// What the connections of a broker share: when records were appended.
+/// Newest batches of one partition kept in memory; bytes. Like the page cache of a broker that
+/// writes files: a reader that keeps up costs the database nothing.
+const TAIL_BYTES: usize = 8 << 20;
+
+/// What the connections of a broker share.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Appends {
+pub(super) struct Tails {
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Appends to each partition since the start.
-    counts: Mutex<HashMap<(String, i32), u64>>,
-    happened: Notify,
+    state: Mutex<State>,
+    grown: Notify,
 }
 
-impl Appends {
+#[derive(Debug, Default)]
+struct State {
+    tails: HashMap<TopicPartition, Tail>,
+    /// Names of topics by their ids, as metadata answers told them: newer clients fetch by id.
+    names: HashMap<[u8; 16], String>,
+}
+
+type TopicPartition = (String, i32);
+
+/// The newest batches of a partition, without a hole: offsets `[start, end)`.
+#[derive(Debug)]
+struct Tail {
+    batches: VecDeque<Batch>,
+    start: i64,
+    end: i64,
+    bytes: usize,
+}
+
+impl Tail {
+    fn starting_at(offset: i64) -> Self {
+        Self {
+            batches: VecDeque::new(),
+            start: offset,
+            end: offset,
+            bytes: 0,
+        }
+    }
+
+    /// Adds batches that the database has from `base` on. Answers of two connections may come here
+    /// in another order than the database wrote them: what is older than the end is left out, and
+    /// after a hole the tail begins anew. Readers of what is not here ask the database.
+    fn append(&mut self, mut base: i64, batches: &[Batch]) {
+        if base < self.end {
+            return;
+        }
+        if base > self.end {
+            *self = Self::starting_at(base);
+        }
+        for batch in batches {
+            let batch = Batch {
+                base_offset: base,
+                ..batch.clone()
+            };
+            base += i64::from(batch.last_offset_delta) + 1;
+            self.bytes += batch.record_data.len();
+            self.batches.push_back(batch);
+        }
+        self.end = base;
+        while self.bytes > TAIL_BYTES
+            && let Some(oldest) = self.batches.pop_front()
+        {
+            self.bytes -= oldest.record_data.len();
+            self.start = oldest.base_offset + i64::from(oldest.last_offset_delta) + 1;
+        }
+    }
+
+    /// Batches from the one that holds `offset`, at least one, up to `max_bytes`.
+    fn from(&self, offset: i64, max_bytes: usize) -> Vec<Batch> {
+        let first = self.batches.partition_point(|batch| {
+            batch.base_offset + i64::from(batch.last_offset_delta) < offset
+        });
+        let mut bytes = 0;
+        self.batches
+            .iter()
+            .skip(first)
+            .take_while(|batch| {
+                let fits = bytes == 0 || bytes + batch.record_data.len() <= max_bytes;
+                bytes += batch.record_data.len();
+                fits
+            })
+            .cloned()
+            .collect()
+    }
+}
+
+impl Tails {
     /// tansu's routes behind the gate.
     pub(super) fn in_front_of<S>(&self, routes: S) -> Gate<S> {
         Gate {
             routes,
-            appends: self.clone(),
+            tails: self.clone(),
         }
     }
 
-    fn note(&self, request: &[(String, i32)]) {
-        let mut counts = self
-            .shared
-            .counts
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared
+            .state
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for partition in request {
-            *counts.entry(partition.clone()).or_default() += 1;
-        }
-        drop(counts);
-        self.shared.happened.notify_waiters();
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, partitions: &[(String, i32)]) -> u64 {
-        let counts = self
-            .shared
-            .counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        partitions
-            .iter()
-            .filter_map(|partition| counts.get(partition))
-            .sum()
-    }
-
-    /// Waits until the partitions have more appends than `seen`; false when `deadline` came first.
-    async fn after(&self, seen: u64, partitions: &[(String, i32)], deadline: Instant) -> bool {
-        loop {
-            let mut happened = std::pin::pin!(self.shared.happened.notified());
-            happened.as_mut().enable();
-            if self.count(partitions) > seen {
-                return true;
-            }
-            if tokio::time::timeout_at(deadline, happened).await.is_err() {
-                return false;
+    /// Takes note of what the database has confirmed.
+    fn note(&self, written: Vec<(TopicPartition, Vec<Batch>)>, answer: &ProduceResponse) {
+        let mut bases = HashMap::new();
+        for topic in answer.responses.iter().flatten() {
+            for partition in topic.partition_responses.iter().flatten() {
+                if partition.error_code == i16::from(ErrorCode::None) {
+                    bases.insert((topic.name.clone(), partition.index), partition.base_offset);
+                }
             }
         }
+        let mut state = self.state();
+        for (partition, batches) in written {
+            if let Some(&base) = bases.get(&partition) {
+                let tail = state.tails.entry(partition);
+                tail.or_insert_with(|| Tail::starting_at(base))
+                    .append(base, &batches);
+            }
+        }
+        drop(state);
+        self.shared.grown.notify_waiters();
+    }
+
+    fn learn(&self, metadata: &MetadataResponse) {
+        let mut state = self.state();
+        for topic in metadata.topics.iter().flatten() {
+            if let (Some(id), Some(name)) = (topic.topic_id, &topic.name) {
+                state.names.insert(id, name.clone());
+            }
+        }
+    }
+
+    /// What a fetch is to be answered with from memory: `None` where the database must be asked.
+    fn answer(&self, fetch: &FetchRequest) -> Option<FetchResponse> {
+        let state = self.state();
+        let mut left = usize::try_from(fetch.max_bytes.unwrap_or(i32::MAX)).unwrap_or(0);
+        let mut topics = Vec::new();
+        for topic in fetch.topics.iter().flatten() {
+            let name = match &topic.topic {
+                Some(name) if !name.is_empty() => name,
+                _ => state.names.get(&topic.topic_id?)?,
+            };
+            let mut partitions = Vec::new();
+            for asked in topic.partitions.iter().flatten() {
+                let tail = state.tails.get(&(name.clone(), asked.partition))?;
+                if !(tail.start..=tail.end).contains(&asked.fetch_offset) {
+                    return None;
+                }
+                let limit = usize::try_from(asked.partition_max_bytes)
+                    .unwrap_or(0)
+                    .min(left);
+                let batches = tail.from(asked.fetch_offset, limit);
+                left -= left.min(batches.iter().map(|batch| batch.record_data.len()).sum());
+                partitions.push(
+                    PartitionData::default()
+                        .partition_index(asked.partition)
+                        .error_code(ErrorCode::None.into())
+                        .high_watermark(tail.end)
+                        .last_stable_offset(Some(tail.end))
+                        .log_start_offset(Some(-1))
+                        .aborted_transactions(Some(Vec::new()))
+                        .preferred_read_replica(Some(-1))
+                        .records((!batches.is_empty()).then_some(Batches { batches })),
+                );
+            }
+            topics.push(
+                FetchableTopicResponse::default()
+                    .topic(topic.topic.clone())
+                    .topic_id(topic.topic_id)
+                    .partitions(Some(partitions)),
+            );
+        }
+        (!topics.is_empty()).then(|| {
+            FetchResponse::default()
+                .throttle_time_ms(Some(0))
+                .error_code(Some(ErrorCode::None.into()))
+                .session_id(Some(0))
+                .node_endpoints(Some(Vec::new()))
+                .responses(Some(topics))
+        })
     }
 }
 
@@ -91,7 +221,7 @@ impl Appends {
 #[derive(Debug)]
 pub(super) struct Gate<S> {
     routes: S,
-    appends: Appends,
+    tails: Tails,
 }
 
 impl<S> Service<(), Frame> for Gate<S>
@@ -101,19 +231,39 @@ where
     type Response = Frame;
     type Error = S::Error;
 
-    async fn serve(&self, ctx: Context<()>, request: Frame) -> Result<Frame, S::Error> {
-        match &request.body {
-            Body::FetchRequest(_) => self.fetch(ctx, request).await,
-            Body::ProduceRequest(produce) => {
-                let partitions = produced(produce);
-                let answer = self.routes.serve(ctx, request).await;
-                self.appends.note(&partitions);
-                answer
+    async fn serve(&self, ctx: Context<()>, mut request: Frame) -> Result<Frame, S::Error> {
+        match &mut request.body {
+            Body::FetchRequest(fetch) => {
+                let wait = Duration::from_millis(u64::try_from(fetch.max_wait_ms).unwrap_or(0));
+                fetch.max_wait_ms = 0;
+                self.fetch(ctx, request, Instant::now() + wait.min(MAX_WAIT))
+                    .await
             }
-            Body::OffsetCommitRequest(commit) => match self.refusal(&ctx, commit).await? {
-                Some(code) => Ok(refused(&request, commit, code)),
-                None => self.routes.serve(ctx, request).await,
-            },
+            Body::ProduceRequest(produce) => {
+                let written = batches_of(produce);
+                let answer = self.routes.serve(ctx, request).await?;
+                if let Body::ProduceResponse(produced) = &answer.body {
+                    self.tails.note(written, produced);
+                }
+                Ok(answer)
+            }
+            Body::MetadataRequest(_) => {
+                let answer = self.routes.serve(ctx, request).await?;
+                if let Body::MetadataResponse(metadata) = &answer.body {
+                    self.tails.learn(metadata);
+                }
+                Ok(answer)
+            }
+            Body::OffsetCommitRequest(commit) => {
+                let refused = self
+                    .refusal(&ctx, commit)
+                    .await?
+                    .map(|code| Body::OffsetCommitResponse(refused(commit, code)));
+                match refused {
+                    Some(body) => Ok(answer_to(&request, body)),
+                    None => self.routes.serve(ctx, request).await,
+                }
+            }
             _ => self.routes.serve(ctx, request).await,
         }
     }
@@ -123,23 +273,41 @@ impl<S> Gate<S>
 where
     S: Service<(), Frame, Response = Frame>,
 {
-    async fn fetch(&self, ctx: Context<()>, mut request: Frame) -> Result<Frame, S::Error> {
-        let Body::FetchRequest(fetch) = &mut request.body else {
-            return self.routes.serve(ctx, request).await;
-        };
-        let wait = Duration::from_millis(u64::try_from(fetch.max_wait_ms).unwrap_or(0));
-        let deadline = Instant::now() + wait.min(MAX_WAIT);
-        fetch.max_wait_ms = 0;
-        let partitions = fetched(fetch);
+    async fn fetch(
+        &self,
+        ctx: Context<()>,
+        request: Frame,
+        deadline: Instant,
+    ) -> Result<Frame, S::Error> {
         loop {
-            let seen = self.appends.count(&partitions);
-            let answer = self.routes.serve(ctx.clone(), request.clone()).await?;
-            let is_news = match &answer.body {
-                Body::FetchResponse(response) => has_news(response),
-                _ => true,
+            // Registered before looking: what is appended after this line wakes us.
+            let mut grown = std::pin::pin!(self.tails.shared.grown.notified());
+            grown.as_mut().enable();
+            let from_memory = match &request.body {
+                Body::FetchRequest(fetch) => self.tails.answer(fetch),
+                _ => None,
             };
-            if is_news || !self.appends.after(seen, &partitions, deadline).await {
+            let (answer, is_news) = match from_memory {
+                Some(response) => {
+                    let is_news = has_news(&response);
+                    (answer_to(&request, Body::FetchResponse(response)), is_news)
+                }
+                None => {
+                    let answer = self.routes.serve(ctx.clone(), request.clone()).await?;
+                    let is_news = match &answer.body {
+                        Body::FetchResponse(response) => has_news(response),
+                        _ => true,
+                    };
+                    (answer, is_news)
+                }
+            };
+            if is_news {
                 return Ok(answer);
+            }
+            if tokio::time::timeout_at(deadline, grown).await.is_err() {
+                // Once more from the database: a connection that broke off after its write was
+                // confirmed has told the tails nothing.
+                return self.routes.serve(ctx, request).await;
             }
         }
     }
@@ -184,29 +352,22 @@ where
     }
 }
 
-fn produced(request: &ProduceRequest) -> Vec<(String, i32)> {
+fn batches_of(request: &ProduceRequest) -> Vec<(TopicPartition, Vec<Batch>)> {
     let topics = request.topic_data.as_deref().unwrap_or_default();
     topics
         .iter()
         .flat_map(|topic| {
             let partitions = topic.partition_data.as_deref().unwrap_or_default();
-            partitions
-                .iter()
-                .map(|partition| (topic.name.clone(), partition.index))
-        })
-        .collect()
-}
-
-fn fetched(request: &FetchRequest) -> Vec<(String, i32)> {
-    let topics = request.topics.as_deref().unwrap_or_default();
-    topics
-        .iter()
-        .flat_map(|topic| {
-            let name = topic.topic.clone().unwrap_or_default();
-            let partitions = topic.partitions.as_deref().unwrap_or_default();
-            partitions
-                .iter()
-                .map(move |partition| (name.clone(), partition.partition))
+            partitions.iter().map(|partition| {
+                let batches = partition
+                    .records
+                    .as_ref()
+                    .map(|records| records.batches.clone());
+                (
+                    (topic.name.clone(), partition.index),
+                    batches.unwrap_or_default(),
+                )
+            })
         })
         .collect()
 }
@@ -225,12 +386,7 @@ fn has_news(response: &FetchResponse) -> bool {
     })
 }
 
-fn refused(request: &Frame, commit: &OffsetCommitRequest, code: ErrorCode) -> Frame {
-    let correlation_id = match &request.header {
-        Header::Request { correlation_id, .. } | Header::Response { correlation_id } => {
-            *correlation_id
-        }
-    };
+fn refused(commit: &OffsetCommitRequest, code: ErrorCode) -> OffsetCommitResponse {
     let topics = commit.topics.as_deref().unwrap_or_default();
     let topics = topics.iter().map(|topic| {
         let partitions = topic.partitions.as_deref().unwrap_or_default();
@@ -243,13 +399,92 @@ fn refused(request: &Frame, commit: &OffsetCommitRequest, code: ErrorCode) -> Fr
             .name(topic.name.clone())
             .partitions(Some(partitions.collect()))
     });
+    OffsetCommitResponse::default()
+        .throttle_time_ms(Some(0))
+        .topics(Some(topics.collect()))
+}
+
+fn answer_to(request: &Frame, body: Body) -> Frame {
+    let correlation_id = match &request.header {
+        Header::Request { correlation_id, .. } | Header::Response { correlation_id } => {
+            *correlation_id
+        }
+    };
     Frame {
         size: 0,
         header: Header::Response { correlation_id },
-        body: Body::OffsetCommitResponse(
-            OffsetCommitResponse::default()
-                .throttle_time_ms(Some(0))
-                .topics(Some(topics.collect())),
-        ),
+        body,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(records: i32) -> Batch {
+        let record_data = vec![0; records as usize].into();
+        Batch {
+            last_offset_delta: records - 1,
+            record_data,
+            ..Batch::default()
+        }
+    }
+
+    fn bases(tail: &Tail, offset: i64) -> Vec<i64> {
+        tail.from(offset, usize::MAX)
+            .iter()
+            .map(|batch| batch.base_offset)
+            .collect()
+    }
+
+    #[test]
+    fn a_reader_gets_the_batch_that_holds_its_offset_and_all_after_it() {
+        let mut tail = Tail::starting_at(10);
+        tail.append(10, &[batch(5)]);
+        tail.append(15, &[batch(5), batch(1)]);
+        assert_eq!((tail.start, tail.end), (10, 21));
+        assert_eq!(bases(&tail, 10), [10, 15, 20]);
+        assert_eq!(bases(&tail, 14), [10, 15, 20]);
+        assert_eq!(bases(&tail, 15), [15, 20]);
+        assert_eq!(bases(&tail, 21), [0; 0]);
+    }
+
+    #[test]
+    fn a_limit_of_nothing_still_gives_one_batch() {
+        let mut tail = Tail::starting_at(0);
+        tail.append(0, &[batch(5), batch(5)]);
+        assert_eq!(tail.from(0, 0).len(), 1);
+        assert_eq!(tail.from(0, 10).len(), 2);
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_never_leaves_a_hole() {
+        let mut tail = Tail::starting_at(0);
+        tail.append(0, &[batch(5)]);
+        tail.append(10, &[batch(5)]);
+        assert_eq!(
+            (tail.start, tail.end),
+            (10, 15),
+            "begins anew after the hole"
+        );
+        tail.append(5, &[batch(5)]);
+        assert_eq!(
+            (tail.start, tail.end),
+            (10, 15),
+            "the late one is left to the database"
+        );
+        tail.append(15, &[batch(5)]);
+        assert_eq!(bases(&tail, 10), [10, 15]);
+    }
+
+    #[test]
+    fn the_oldest_batches_make_room() {
+        let mut tail = Tail::starting_at(0);
+        let big = TAIL_BYTES as i32 / 2;
+        for index in 0..4 {
+            tail.append(i64::from(index * big), &[batch(big)]);
+        }
+        assert_eq!(tail.start, i64::from(2 * big));
+        assert!(tail.bytes <= TAIL_BYTES);
     }
 }

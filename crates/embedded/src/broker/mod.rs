@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
-use self::gate::Appends;
+use self::gate::Tails;
 
 /// Name under which the broker keeps its data; changing it would hide what was stored.
 const CLUSTER: &str = "chatpulse";
@@ -183,7 +183,7 @@ struct Server {
     listener: TcpListener,
     storage: StorageContainer,
     groups: Controller<StorageContainer>,
-    appends: Appends,
+    tails: Tails,
     stop: CancellationToken,
     /// Keeps the way to the database open.
     _database: Database,
@@ -235,7 +235,7 @@ impl Server {
             listener,
             storage,
             groups,
-            appends: Appends::default(),
+            tails: Tails::default(),
             stop,
             _database: database,
         })
@@ -283,7 +283,7 @@ impl Server {
             TcpBytesLayer::default(),
             BytesFrameLayer::default(),
         )
-            .into_layer(self.appends.in_front_of(routes));
+            .into_layer(self.tails.in_front_of(routes));
         connections.spawn(async move {
             // A connection that the client closed is an error here too, and no news.
             if let Err(error) = connection.serve(Context::default(), stream).await {
