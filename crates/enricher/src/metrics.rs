@@ -23,12 +23,17 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let outcomes = counter(
+            "chatpulse_enricher_outcomes_total",
+            "Outcomes confirmed by the broker.",
+            "outcome",
+        )?;
+        for name in OUTCOMES {
+            // Shown as 0 from the start: a counter that is absent cannot be told from a stage that is.
+            outcomes.with_label_values(&[name]);
+        }
         Ok(Self {
-            outcomes: counter(
-                "chatpulse_enricher_outcomes_total",
-                "Outcomes confirmed by the broker.",
-                "outcome",
-            )?,
+            outcomes,
             replayed: counter(
                 "chatpulse_enricher_replayed_total",
                 "Raw records read again to rebuild state, without writing.",

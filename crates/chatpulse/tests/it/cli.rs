@@ -1,4 +1,4 @@
-use crate::process::{Serve, chatpulse, tool};
+use crate::process::{Serve, chatpulse, client, tool};
 
 #[test]
 fn every_subcommand_has_help_with_an_example() {
@@ -55,10 +55,16 @@ async fn a_second_process_on_the_same_folder_is_refused_and_the_first_stops_clea
         "{error}"
     );
     for (server, path) in [(&serve.producer, "/readyz"), (&serve.dashboard, "/readyz")] {
-        let answer = reqwest::get(format!("{server}{path}")).await.unwrap();
+        let answer = client()
+            .get(format!("{server}{path}"))
+            .send()
+            .await
+            .unwrap();
         assert!(answer.status().is_success(), "{server}{path}: {answer:?}");
     }
-    let metrics = reqwest::get(format!("{}/metrics", serve.producer))
+    let metrics = client()
+        .get(format!("{}/metrics", serve.producer))
+        .send()
         .await
         .unwrap();
     let metrics = metrics.text().await.unwrap();

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, path::Path};
 
-use crate::process::{Serve, tool};
+use crate::process::{Serve, client, tool};
 
 /// Rounds of sending that end in kill -9.
 const KILLS: usize = 4;
@@ -18,14 +18,14 @@ fn item(id: usize) -> String {
 }
 
 /// Posts one batch; true when it was acknowledged.
-async fn post(client: &reqwest::Client, serve: &Serve, key: &str, ids: &[usize]) -> bool {
+async fn post(client: &reqwest::Client, producer: &str, key: &str, ids: &[usize]) -> bool {
     let body = ids
         .iter()
         .map(|&id| item(id))
         .collect::<Vec<_>>()
         .join("\n");
     let answer = client
-        .post(format!("{}/v1/events/watermelon", serve.producer))
+        .post(format!("{producer}/v1/events/watermelon"))
         .bearer_auth(key)
         .header("content-type", "application/x-ndjson")
         .body(body)
@@ -52,13 +52,14 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let key = add_tenant(&data_dir);
-    let client = reqwest::Client::new();
+    let client = client();
 
     let mut acknowledged = BTreeSet::new();
     let mut unanswered: Vec<Vec<usize>> = Vec::new();
     let mut next_id = 0;
     for round in 0..KILLS {
-        let serve = Serve::start(&data_dir);
+        let mut serve = Serve::start(&data_dir);
+        let producer = serve.producer.clone();
         let mut batches = std::mem::take(&mut unanswered);
         batches.extend((0..REQUESTS).map(|_| {
             next_id += BATCH;
@@ -67,7 +68,7 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
         // Another place each time: in the middle of the sending, by count and not by the clock.
         let kill_after = REQUESTS / (round + 2);
         for (count, batch) in batches.iter().enumerate() {
-            if count < kill_after && post(&client, &serve, &key, batch).await {
+            if count < kill_after && post(&client, &serve.producer, &key, batch).await {
                 acknowledged.extend(batch.iter().copied());
             } else {
                 unanswered.push(batch.clone());
@@ -77,7 +78,7 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
         let under_way = unanswered
             .iter()
             .take(8)
-            .map(|batch| post(&client, &serve, &key, batch));
+            .map(|batch| post(&client, &producer, &key, batch));
         let under_way = futures::future::join_all(under_way);
         tokio::pin!(under_way);
         let started = futures::poll!(&mut under_way);
@@ -90,7 +91,7 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
     let serve = Serve::start(&data_dir);
     for batch in &unanswered {
         assert!(
-            post(&client, &serve, &key, batch).await,
+            post(&client, &serve.producer, &key, batch).await,
             "the last sending is answered"
         );
         acknowledged.extend(batch.iter().copied());

@@ -22,6 +22,13 @@ pub(crate) fn chatpulse(subcommand: &str, data_dir: &Path) -> Command {
     command
 }
 
+/// An HTTP client. The embedded broker's dependencies make reqwest want a provider of cryptography.
+pub(crate) fn client() -> reqwest::Client {
+    // Every test installs the same one; whoever comes second is told so.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 /// A tool of the binary, away from any configuration file.
 pub(crate) fn tool(args: &[&str], dir: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_chatpulse"))
@@ -67,7 +74,8 @@ impl Serve {
         serve.producer = events.trim_end_matches("/v1/events/{source}").to_owned();
         serve.dashboard = serve.wait_for("reports").trim_end_matches('/').to_owned();
         let clickhouse = serve.wait_for("ClickHouse");
-        serve.clickhouse = clickhouse.split_whitespace().next().unwrap().to_owned();
+        let url = clickhouse.split_whitespace().next().unwrap();
+        serve.clickhouse = url.trim_end_matches('/').to_owned();
         serve.kafka = serve.wait_for("Kafka");
         serve
     }
@@ -88,7 +96,7 @@ impl Serve {
     }
 
     /// kill -9: nothing is flushed, closed or told.
-    pub(crate) fn kill(mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -109,9 +117,8 @@ impl Serve {
 
     /// The answer of ClickHouse as text.
     pub(crate) async fn query(&self, sql: &str) -> String {
-        let answer = reqwest::Client::new()
-            .post(&self.clickhouse)
-            .query(&[("database", "chatpulse")])
+        let answer = client()
+            .post(format!("{}/?database=chatpulse", self.clickhouse))
             .body(sql.to_owned())
             .send()
             .await

@@ -4,8 +4,11 @@
 //!   the client's maximal wait, and reads record by record. The gate asks it without a wait, waits
 //!   itself until the next append, and serves readers that keep up from the newest batches, which
 //!   it keeps as they were written and confirmed.
+//!   A fetch beyond the end, which tansu would let wait for ever, is refused as Kafka does.
 //! - *OffsetCommit*: tansu takes a commit of any generation. The gate first asks it by a heartbeat
 //!   whether the member and its generation are current, and refuses the commit as Kafka does.
+//! - *InitProducerId*: the storage does not survive one of a transaction, nor one that renews an
+//!   id. The gate refuses the former and makes the latter ask for a new id.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,7 +19,8 @@ use std::{
 use rama::{Context, Service};
 use tansu_sans_io::{
     Body, ErrorCode, FetchRequest, FetchResponse, Frame, Header, HeartbeatRequest,
-    MetadataResponse, OffsetCommitRequest, OffsetCommitResponse, ProduceRequest, ProduceResponse,
+    InitProducerIdResponse, MetadataResponse, OffsetCommitRequest, OffsetCommitResponse,
+    ProduceRequest, ProduceResponse,
     fetch_response::{FetchableTopicResponse, PartitionData},
     offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic},
     record::deflated::{Batch, Frame as Batches},
@@ -166,6 +170,11 @@ impl Tails {
         }
     }
 
+    /// Forgets all: a topic of the same name may begin anew.
+    fn forget(&self) {
+        *self.state() = State::default();
+    }
+
     /// What a fetch is to be answered with from memory: `None` where the database must be asked.
     fn answer(&self, fetch: &FetchRequest) -> Option<FetchResponse> {
         let state = self.state();
@@ -182,10 +191,11 @@ impl Tails {
                 if !(tail.start..=tail.end).contains(&asked.fetch_offset) {
                     return None;
                 }
-                let limit = usize::try_from(asked.partition_max_bytes)
-                    .unwrap_or(0)
-                    .min(left);
-                let batches = tail.from(asked.fetch_offset, limit);
+                let limit = usize::try_from(asked.partition_max_bytes).unwrap_or(0);
+                let batches = match left {
+                    0 => Vec::new(),
+                    left => tail.from(asked.fetch_offset, limit.min(left)),
+                };
                 left -= left.min(batches.iter().map(|batch| batch.record_data.len()).sum());
                 partitions.push(
                     PartitionData::default()
@@ -247,6 +257,24 @@ where
                 }
                 Ok(answer)
             }
+            Body::DeleteTopicsRequest(_) => {
+                let answer = self.routes.serve(ctx, request).await?;
+                self.tails.forget();
+                Ok(answer)
+            }
+            Body::InitProducerIdRequest(init) if init.transactional_id.is_some() => {
+                let refused = InitProducerIdResponse::default()
+                    .throttle_time_ms(0)
+                    .error_code(ErrorCode::TransactionalIdAuthorizationFailed.into())
+                    .producer_id(-1)
+                    .producer_epoch(-1);
+                Ok(answer_to(&request, Body::InitProducerIdResponse(refused)))
+            }
+            Body::InitProducerIdRequest(init) => {
+                init.producer_id = Some(-1);
+                init.producer_epoch = Some(-1);
+                self.routes.serve(ctx, request).await
+            }
             Body::MetadataRequest(_) => {
                 let answer = self.routes.serve(ctx, request).await?;
                 if let Body::MetadataResponse(metadata) = &answer.body {
@@ -293,7 +321,7 @@ where
                     (answer_to(&request, Body::FetchResponse(response)), is_news)
                 }
                 None => {
-                    let answer = self.routes.serve(ctx.clone(), request.clone()).await?;
+                    let answer = self.from_database(&ctx, &request).await?;
                     let is_news = match &answer.body {
                         Body::FetchResponse(response) => has_news(response),
                         _ => true,
@@ -307,9 +335,19 @@ where
             if tokio::time::timeout_at(deadline, grown).await.is_err() {
                 // Once more from the database: a connection that broke off after its write was
                 // confirmed has told the tails nothing.
-                return self.routes.serve(ctx, request).await;
+                return self.from_database(&ctx, &request).await;
             }
         }
+    }
+
+    async fn from_database(&self, ctx: &Context<()>, request: &Frame) -> Result<Frame, S::Error> {
+        let mut answer = self.routes.serve(ctx.clone(), request.clone()).await?;
+        if let (Body::FetchRequest(fetch), Body::FetchResponse(response)) =
+            (&request.body, &mut answer.body)
+        {
+            refuse_beyond_end(fetch, response);
+        }
+        Ok(answer)
     }
 
     /// The error that a commit is to be answered with, if any.
@@ -370,6 +408,20 @@ fn batches_of(request: &ProduceRequest) -> Vec<(TopicPartition, Vec<Batch>)> {
             })
         })
         .collect()
+}
+
+/// A reader that stands after the end has lost its log (another data directory, power loss) and must be told.
+fn refuse_beyond_end(fetch: &FetchRequest, response: &mut FetchResponse) {
+    // tansu answers topics and partitions in the order in which they were asked for.
+    let topics = fetch.topics.iter().flatten();
+    for (asked, answered) in topics.zip(response.responses.iter_mut().flatten()) {
+        let partitions = asked.partitions.iter().flatten();
+        for (asked, answered) in partitions.zip(answered.partitions.iter_mut().flatten()) {
+            if answered.error_code == 0 && asked.fetch_offset > answered.high_watermark {
+                answered.error_code = ErrorCode::OffsetOutOfRange.into();
+            }
+        }
+    }
 }
 
 /// Records, or an error that the client must see.

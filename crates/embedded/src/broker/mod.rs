@@ -12,19 +12,20 @@
 //! power may not (`synchronous=normal`). One broker per data directory, loopback only: it has no access control.
 
 mod gate;
+mod groups;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rama::{Context, Layer as _, Service as _};
+use bytes::Bytes;
+use rama::{Context, Layer as _, Service};
 use tansu_broker::coordinator::group::administrator::Controller;
 use tansu_broker::service;
-use tansu_service::{
-    BytesFrameLayer, FrameRouteService, TcpBytesLayer, TcpContext, TcpContextLayer,
-};
+use tansu_service::{BytesFrameLayer, FrameRouteBuilder, FrameRouteService};
 use tansu_storage::{BrokerRegistrationRequest, Storage as _, StorageContainer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, JoinSet};
@@ -40,6 +41,8 @@ const NODE: i32 = 1;
 /// The storage engine is one task, so more threads than this only serve connections.
 const THREADS: usize = 2;
 const SHUTDOWN: Duration = Duration::from_secs(5);
+/// Largest request taken, bytes; Kafka's own default.
+const MAX_REQUEST: usize = 100 << 20;
 
 /// Where the broker listens and keeps its data.
 #[derive(Clone, Debug)]
@@ -228,6 +231,9 @@ impl Server {
             })
             .await
             .map_err(|error| storage_failed(error.to_string()))?;
+        groups::release_members(&storage)
+            .await
+            .map_err(|error| storage_failed(error.to_string()))?;
         let groups = Controller::with_storage(storage.clone())
             .map_err(|error| storage_failed(error.to_string()))?;
         Ok(Self {
@@ -274,23 +280,68 @@ impl Server {
         connections: &mut JoinSet<()>,
     ) -> Result<(), tansu_broker::Error> {
         stream.set_nodelay(true)?;
-        let builder = FrameRouteService::<(), tansu_broker::Error>::builder();
-        let builder = service::storage::services(builder, self.storage.clone())?;
-        let builder = service::coordinator::services(builder, self.groups.clone())?;
-        let routes = service::auth::services(builder)?.build()?;
-        let connection = (
-            TcpContextLayer::new(TcpContext::default().cluster_id(Some(CLUSTER.to_owned()))),
-            TcpBytesLayer::default(),
-            BytesFrameLayer::default(),
-        )
-            .into_layer(self.tails.in_front_of(routes));
+        let routes = FrameRouteService::<(), tansu_broker::Error>::builder();
+        let routes = storage_routes(routes, &self.storage)?;
+        let routes = service::coordinator::services(routes, self.groups.clone())?.build()?;
+        let frames = BytesFrameLayer::default().into_layer(self.tails.in_front_of(routes));
         connections.spawn(async move {
             // A connection that the client closed is an error here too, and no news.
-            if let Err(error) = connection.serve(Context::default(), stream).await {
+            if let Err(error) = converse(stream, frames).await {
                 tracing::debug!(%error, "a connection to the broker ended");
             }
         });
         Ok(())
+    }
+}
+
+/// The requests that the storage can answer. The rest of tansu's (transactions, deleting records, altering
+/// configurations) end its only task by a panic or are of no use here; clients are told that they are not known.
+fn storage_routes(
+    routes: FrameRouteBuilder<(), tansu_broker::Error>,
+    storage: &StorageContainer,
+) -> Result<FrameRouteBuilder<(), tansu_broker::Error>, tansu_broker::Error> {
+    use service::storage as route;
+    [
+        route::consumer_group_describe,
+        route::create_topics,
+        route::delete_groups,
+        route::delete_topics,
+        route::describe_cluster,
+        route::describe_configs,
+        route::describe_groups,
+        route::describe_topic_partitions,
+        route::fetch,
+        route::find_coordinator,
+        route::init_producer_id,
+        route::list_groups,
+        route::list_offsets,
+        route::metadata,
+        route::produce,
+    ]
+    .iter()
+    .try_fold(routes, |routes, route| route(routes, storage.clone()))
+}
+
+/// Answers the requests of one connection, one after the other as Kafka does, until the client closes it.
+async fn converse<S>(mut stream: TcpStream, frames: S) -> Result<(), tansu_broker::Error>
+where
+    S: Service<(), Bytes, Response = Bytes, Error = tansu_broker::Error>,
+{
+    loop {
+        let size = stream.read_i32().await?;
+        let length = usize::try_from(size)
+            .ok()
+            .filter(|length| *length <= MAX_REQUEST)
+            .ok_or_else(|| {
+                std::io::Error::other(format!("a request of {size} bytes; not Kafka's protocol?"))
+            })?;
+        // tansu reads the length as part of the frame.
+        let mut request = vec![0; size_of_val(&size) + length];
+        let (head, body) = request.split_at_mut(size_of_val(&size));
+        head.copy_from_slice(&size.to_be_bytes());
+        stream.read_exact(body).await?;
+        let answer = frames.serve(Context::default(), request.into()).await?;
+        stream.write_all(&answer).await?;
     }
 }
 
