@@ -46,6 +46,9 @@ pub(super) struct Tails {
 struct Shared {
     state: Mutex<State>,
     grown: Notify,
+    /// Held from a commit's check to its end and by who reads offsets: a new owner sees a commit of
+    /// the old one, or the old one's is refused, but none comes after the new owner has looked.
+    commits: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -282,7 +285,12 @@ where
                 }
                 Ok(answer)
             }
+            Body::OffsetFetchRequest(_) => {
+                let _no_commit = self.tails.shared.commits.lock().await;
+                self.routes.serve(ctx, request).await
+            }
             Body::OffsetCommitRequest(commit) => {
+                let _alone = self.tails.shared.commits.lock().await;
                 let refused = self
                     .refusal(&ctx, commit)
                     .await?
@@ -381,9 +389,10 @@ where
         let Body::HeartbeatResponse(answer) = answer.body else {
             return Ok(None);
         };
+        // Also a rebalance in progress: tansu says so to every older generation, for good, and hands
+        // partitions on without waiting for their owners.
         Ok(match ErrorCode::try_from(answer.error_code) {
-            // During a rebalance the old generation may still commit.
-            Ok(ErrorCode::None | ErrorCode::RebalanceInProgress) => None,
+            Ok(ErrorCode::None) => None,
             Ok(code) => Some(code),
             Err(_) => Some(ErrorCode::UnknownServerError),
         })
