@@ -1,5 +1,5 @@
 //! Runs the embedded broker alone: `broker DATA_DIR ADDRESS`. Says where it listens on standard output and stops
-//! when its standard input ends.
+//! when its standard input ends. Logs to standard error as `RUST_LOG` says.
 
 use std::io::{Read as _, Write as _};
 
@@ -9,6 +9,10 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let mut arguments = std::env::args_os().skip(1);
     let (Some(data_dir), Some(listen)) = (arguments.next(), arguments.next()) else {
         return Err("usage: broker DATA_DIR ADDRESS".into());
