@@ -35,6 +35,8 @@ const HEARTBEAT: (i16, i16) = (12, 3);
 /// Newest batches of one partition kept in memory; bytes. Like the page cache of a broker that
 /// writes files: a reader that keeps up costs the database nothing.
 const TAIL_BYTES: usize = 8 << 20;
+/// The same of all partitions together; bytes.
+const TAILS_BYTES: usize = 64 << 20;
 
 /// What the connections of a broker share.
 #[derive(Clone, Debug, Default)]
@@ -99,9 +101,13 @@ impl Tail {
             self.batches.push_back(batch);
         }
         self.end = base;
-        while self.bytes > TAIL_BYTES
-            && let Some(oldest) = self.batches.pop_front()
-        {
+        while self.bytes > TAIL_BYTES {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.batches.pop_front() {
             self.bytes -= oldest.record_data.len();
             self.start = oldest.base_offset + i64::from(oldest.last_offset_delta) + 1;
         }
@@ -123,6 +129,17 @@ impl Tail {
             })
             .cloned()
             .collect()
+    }
+}
+
+impl State {
+    /// Makes room where most is kept.
+    fn trim(&mut self) {
+        while self.tails.values().map(|tail| tail.bytes).sum::<usize>() > TAILS_BYTES
+            && let Some(longest) = self.tails.values_mut().max_by_key(|tail| tail.bytes)
+        {
+            longest.drop_oldest();
+        }
     }
 }
 
@@ -160,6 +177,7 @@ impl Tails {
                     .append(base, &batches);
             }
         }
+        state.trim();
         drop(state);
         self.shared.grown.notify_waiters();
     }
@@ -558,5 +576,29 @@ mod tests {
         }
         assert_eq!(tail.start, i64::from(2 * big));
         assert!(tail.bytes <= TAIL_BYTES);
+    }
+
+    #[test]
+    fn many_partitions_together_keep_no_more_than_their_share() {
+        let mut state = State::default();
+        let half = TAIL_BYTES as i32 / 2;
+        for partition in 0..30 {
+            let tail = state.tails.entry(("t".to_owned(), partition));
+            let tail = tail.or_insert_with(|| Tail::starting_at(0));
+            tail.append(0, &[batch(half)]);
+            tail.append(i64::from(half), &[batch(half)]);
+            state.trim();
+            let newest = &state.tails[&("t".to_owned(), partition)];
+            assert_eq!(newest.end, 2 * i64::from(half));
+        }
+        let kept: usize = state.tails.values().map(|tail| tail.bytes).sum();
+        assert!(kept <= TAILS_BYTES && kept > TAILS_BYTES / 2, "{kept}");
+        for tail in state.tails.values() {
+            let first = tail
+                .batches
+                .front()
+                .map_or(tail.end, |batch| batch.base_offset);
+            assert_eq!(tail.start, first, "offsets and batches agree");
+        }
     }
 }
