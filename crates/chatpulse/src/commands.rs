@@ -49,7 +49,10 @@ pub(crate) enum Command {
     /// Sends NDJSON files of native payloads (.gz, .br and .zst too) as if a page had sent them.
     Replay(ReplayArgs),
     /// Prints a report.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chatpulse report tenant-health --tenant acme --since 24h"
+    )]
     Report(ReportCommand),
     /// Proves from ClickHouse that every raw record has exactly one outcome, and that all counts
     /// agree. Exit code 1 and the offsets where not.
@@ -60,7 +63,10 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Manages the tenants file.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chatpulse tenant add acme --origin https://www.acme.example"
+    )]
     Tenant(TenantCommand),
 }
 

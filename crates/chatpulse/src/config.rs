@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use chatpulse_producer::ProducerConfig;
 use serde::Deserialize;
 
-/// Everything that can be set. Every section and key has a default; `chatpulse config` prints them.
+/// Everything that can be set. Every section and key has a default; `deploy/chatpulse.toml` shows them all.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
@@ -216,8 +216,7 @@ pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Config> {
     };
     let environment = config::Environment::with_prefix(ENVIRONMENT)
         .prefix_separator("__")
-        .separator("__")
-        .try_parsing(true);
+        .separator("__");
     layers
         .add_source(environment)
         .build()
@@ -242,6 +241,12 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config.producer.listen.port(), 7070);
         assert_eq!(config.sink.batch_wait, Duration::from_millis(400));
+    }
+
+    #[test]
+    fn the_reference_file_gives_the_defaults() {
+        let reference = parse(include_str!("../../../deploy/chatpulse.toml")).unwrap();
+        assert_eq!(format!("{reference:?}"), format!("{:?}", Config::default()));
     }
 
     #[test]

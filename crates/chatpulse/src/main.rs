@@ -88,6 +88,10 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     }
 }
 
+/// Parts that are only heard from warnings up, unless they are named.
+const QUIET: &str = "tansu_sans_io=warn,tansu_storage=warn,tansu_service=warn,tansu_broker=warn,\
+                     tansu_auth=warn,tansu_schema=warn,rama=warn";
+
 /// Log lines go to standard error; RUST_LOG decides which. The demo's own lines are enough for its
 /// viewer, so it logs from warnings up.
 fn start_logging(format: LogFormat, command: &Command) {
@@ -96,7 +100,11 @@ fn start_logging(format: LogFormat, command: &Command) {
         Command::Demo(_) => "warn",
         _ => "warn,chatpulse=info",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = std::env::var("RUST_LOG").unwrap_or_else(|_| default.to_owned());
+    // The embedded broker's library tells of every number it writes, at INFO. What comes later in
+    // the list wins, so that it can still be asked for by name.
+    let filter =
+        EnvFilter::try_new(format!("{QUIET},{asked}")).unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

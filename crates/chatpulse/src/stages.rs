@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::Context as _;
 use chatpulse_kafka::{Admin, KafkaConfig, PartitionLag, Topics};
 use chatpulse_model::{fold::Horizon, source::Catalog};
+use chatpulse_producer::Tenants;
 use chatpulse_store::{Store, StoreConfig};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -89,6 +90,14 @@ impl Stages {
         let store = self.store();
         store.migrate().await.context("cannot migrate ClickHouse")?;
         store.sync_sources(self.catalog.iter()).await?;
+        if self.config.producer.tenants_file.exists() {
+            let tenants = Tenants::load(&self.config.producer.tenants_file)?.snapshot();
+            let timeouts: Vec<_> = tenants
+                .tenants()
+                .map(|tenant| (tenant.id.as_str(), tenant.conversation_timeout))
+                .collect();
+            store.sync_tenants(&timeouts).await?;
+        }
         Ok(())
     }
 

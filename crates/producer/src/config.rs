@@ -16,7 +16,8 @@ use serde::Deserialize;
 pub struct ProducerConfig {
     /// Where to listen, unless a listener is handed in.
     pub listen: SocketAddr,
-    /// Topic of the raw records.
+    /// Topic of the raw records; follows from the installation's prefix, not from the file.
+    #[serde(skip)]
     pub topic: String,
     /// The tenants file.
     pub tenants_file: PathBuf,

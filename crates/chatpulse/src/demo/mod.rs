@@ -37,7 +37,7 @@ pub(crate) struct DemoArgs {
     #[command(flatten)]
     pub(crate) local: LocalArgs,
     /// Send exactly N events as fast as they are taken, then judge the answers by the ground truth.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     events: Option<u64>,
     /// With --events: stop when all is judged; exit code 0 only if the books balance and every
     /// metric equals the truth.

@@ -69,7 +69,8 @@ proptest! {
         let mut log: Vec<i64> = (0..20).collect();
         for (at, count) in repeats {
             let until = log[at];
-            let zombie: Vec<i64> = (0..=until).rev().take(count).rev().collect();
+            let first = (until + 1 - count as i64).max(0);
+            let zombie: Vec<i64> = (first..=until).collect();
             let position = at + 1;
             log.splice(position..position, zombie);
         }
