@@ -171,7 +171,6 @@ mod tests {
             assert!(error.contains(key), "{error}");
         }
         for (text, key) in [
-            ("topic = \"\"", "producer.topic"),
             ("tenants_poll = \"0s\"", "producer.tenants_poll"),
             ("max_header_bytes = 100", "producer.max_header_bytes"),
             ("queue_records = 100", "producer.queue_records"),
