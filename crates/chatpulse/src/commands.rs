@@ -334,11 +334,23 @@ async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The audit of the store; and, where the broker answers, whether the store has all of it.
 async fn audit(stages: &Stages, json: bool) -> anyhow::Result<bool> {
     let audit = stages.store().audit(&AuditOptions::default()).await?;
-    match json {
-        true => output::result(&serde_json::to_string_pretty(&audit)?),
-        false => output::result(&audit.to_string()),
+    let lag = stages.sink_lag().await;
+    let complete = match &lag {
+        Ok(0) => "Kafka agrees: every outcome is in the store".to_owned(),
+        Ok(lag) => format!("{lag} outcomes in Kafka are not in the store yet"),
+        Err(error) => {
+            format!("Kafka was not asked ({error:#}): the end of the store is not proved")
+        }
+    };
+    if json {
+        let mut report = serde_json::to_value(&audit)?;
+        report["outcomes_not_stored_yet"] = serde_json::to_value(lag.ok())?;
+        output::result(&serde_json::to_string_pretty(&report)?);
+    } else {
+        output::result(&format!("{audit}\n{complete}"));
     }
     Ok(audit.balanced)
 }
