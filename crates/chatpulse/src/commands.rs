@@ -1,6 +1,6 @@
 //! The subcommands that do not need the simulator.
 
-use std::{path::PathBuf, sync::Mutex};
+use std::{path::PathBuf, sync::Mutex, time::Duration};
 
 use anyhow::Context as _;
 use chatpulse_kafka::Admin;
@@ -334,10 +334,24 @@ async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
+const AUDIT_ATTEMPTS: u32 = 20;
+const AUDIT_PAUSE: Duration = Duration::from_millis(300);
+
 /// The audit of the store; and, where the broker answers, whether the store has all of it.
 async fn audit(stages: &Stages, json: bool) -> anyhow::Result<bool> {
-    let audit = stages.store().audit(&AuditOptions::default()).await?;
-    let lag = stages.sink_lag().await;
+    let store = stages.store();
+    let mut attempts = AUDIT_ATTEMPTS;
+    // While inserts run, a block is in the table before the views have it. What is wrong stays wrong
+    // in every attempt; what was only under way does not.
+    let (audit, lag) = loop {
+        let audit = store.audit(&AuditOptions::default()).await?;
+        let lag = stages.sink_lag().await;
+        attempts -= 1;
+        if audit.balanced || attempts == 0 || matches!(lag, Ok(0) | Err(_)) {
+            break (audit, lag);
+        }
+        tokio::time::sleep(AUDIT_PAUSE).await;
+    };
     let complete = match &lag {
         Ok(0) => "Kafka agrees: every outcome is in the store".to_owned(),
         Ok(lag) => format!("{lag} outcomes in Kafka are not in the store yet"),
