@@ -187,9 +187,7 @@ impl Stages {
             .await
             .context("sink")
     }
-}
 
-impl Stages {
     /// Reports over HTTP, until `stop`.
     pub(crate) async fn report(
         self,

@@ -190,8 +190,8 @@ impl<'a> Work<'a> {
                 publication,
             });
             self.resume = end;
-            if has_failed {
-                self.confirm(DRAIN)?;
+            while has_failed && !self.unconfirmed.is_empty() {
+                self.confirm(STEP)?;
             }
         }
         Ok(())
