@@ -35,13 +35,18 @@ pub trait Versioned: Serialize + DeserializeOwned {
 
 impl Versioned for RawEvent {
     const NAME: &'static str = "raw_event";
-    const SCHEMAS: &'static [&'static str] =
-        &[include_str!("../../../schemas/avro/raw_event.v1.avsc")];
+    const SCHEMAS: &'static [&'static str] = &[
+        include_str!("../../../schemas/avro/raw_event.v1.avsc"),
+        include_str!("../../../schemas/avro/raw_event.v2.avsc"),
+    ];
 }
 
 impl Versioned for Event {
     const NAME: &'static str = "event";
-    const SCHEMAS: &'static [&'static str] = &[include_str!("../../../schemas/avro/event.v1.avsc")];
+    const SCHEMAS: &'static [&'static str] = &[
+        include_str!("../../../schemas/avro/event.v1.avsc"),
+        include_str!("../../../schemas/avro/event.v2.avsc"),
+    ];
 }
 
 /// How written records are framed.

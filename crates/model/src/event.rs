@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::raw::RejectReason;
+use crate::raw::{RejectReason, ReplayOf};
 
-/// One record of `chat.events` (Avro: `schemas/avro/event.v1.avsc`).
+/// One record of `chat.events` (Avro: `schemas/avro/event.v2.avsc`).
 ///
 /// All times are milliseconds since the Unix epoch, UTC. `None` means unknown, never zero.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +86,9 @@ pub struct Event {
     pub response_time_ms: Option<i64>,
     /// `reported_total` minus the messages seen in the stream so far.
     pub message_gap: Option<i64>,
+    /// The rejected record that the raw record replays. Since version 2.
+    #[serde(default)]
+    pub replay_of: Option<ReplayOf>,
 }
 
 /// What became of a raw record.

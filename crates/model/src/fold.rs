@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     avro::Codec,
     event::{Actor, Event, EventType, Outcome, Phase, TimeBasis},
-    raw::{Context, RawBody, RawEvent, RejectReason, Rejection},
+    raw::{Context, RawBody, RawEvent, RejectReason, Rejection, ReplayOf},
     source::{Catalog, Mapped},
 };
 
@@ -159,15 +159,28 @@ impl PartitionFold {
                 return origin.rejected(nameless(position.timestamp_ms), rejection);
             }
         };
-        let id = digest(&[&raw.tenant, &raw.source, &mapped.event_id]);
-        if !self.seen.insert(id) {
+        let replayed_twice = raw.replay_of.is_some_and(|of| !self.admit(of.digest()));
+        let is_new = self.admit(digest(&[&raw.tenant, &raw.source, &mapped.event_id]));
+        let was_lost = raw.replay_of.is_some_and(|of| of.folded);
+        if replayed_twice || !(is_new || was_lost) {
             return origin.outcome(Outcome::Duplicate, raw, mapped);
         }
-        self.seen_order.push_back((self.clock_ms, id));
         let initial_phase = mapped.initial_phase;
         let mut event = origin.outcome(Outcome::Accepted, raw, mapped);
-        self.follow(&mut event, initial_phase);
+        // What the stream had taken before it was lost is counted in its conversation already.
+        if is_new {
+            self.follow(&mut event, initial_phase);
+        }
         event
+    }
+
+    /// Remembers an id; false where it was known.
+    fn admit(&mut self, id: Digest128) -> bool {
+        let is_new = self.seen.insert(id);
+        if is_new {
+            self.seen_order.push_back((self.clock_ms, id));
+        }
+        is_new
     }
 
     /// Moves the clock and forgets what lies beyond the horizon.
@@ -303,6 +316,7 @@ impl Origin {
             phase: None,
             response_time_ms: None,
             message_gap: None,
+            replay_of: raw.replay_of,
         }
     }
 
@@ -353,6 +367,14 @@ fn nameless(timestamp_ms: i64) -> RawEvent {
             json: String::new(),
             redactions: vec![],
         }),
+        replay_of: None,
+    }
+}
+
+impl ReplayOf {
+    /// Stands beside event ids without meeting one: theirs are made of three names.
+    fn digest(self) -> Digest128 {
+        digest(&["replay", &format!("{}:{}", self.partition, self.offset)])
     }
 }
 

@@ -17,4 +17,4 @@ pub mod source;
 pub mod watermark;
 
 pub use event::{Actor, Event, EventType, Outcome, Phase, ScoreKind, TimeBasis};
-pub use raw::{Context, NativePayload, RawBody, RawEvent, RejectReason, Rejection};
+pub use raw::{Context, NativePayload, RawBody, RawEvent, RejectReason, Rejection, ReplayOf};

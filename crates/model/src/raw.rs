@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One record of `chat.raw` (Avro: `schemas/avro/raw_event.v1.avsc`).
+/// One record of `chat.raw` (Avro: `schemas/avro/raw_event.v2.avsc`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RawEvent {
     /// Tenant that the write key belongs to.
@@ -18,6 +18,22 @@ pub struct RawEvent {
     pub context: Context,
     /// The item itself, or why it was refused.
     pub body: RawBody,
+    /// The rejected record that this one replays (`chatpulse rejected replay`); `None` for all that
+    /// comes in over HTTP. Since version 2.
+    #[serde(default)]
+    pub replay_of: Option<ReplayOf>,
+}
+
+/// A rejected record, by its position, that is given to the pipeline again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayOf {
+    /// Partition of `chat.raw`.
+    pub partition: i32,
+    /// Offset in that partition.
+    pub offset: i64,
+    /// The stream had taken the event, and it was lost between the stream and the store. Its event
+    /// id is known then, and that alone makes no duplicate of it.
+    pub folded: bool,
 }
 
 /// What the page snippet adds to a vendor's event; every part may be missing.

@@ -301,6 +301,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
             received_at: receipt.received_at,
             context: Context::default(),
             body: RawBody::Rejection(rejection),
+            replay_of: None,
         };
         Admitted {
             record,

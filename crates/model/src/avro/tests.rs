@@ -9,7 +9,7 @@ use apache_avro::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::raw::{Context, NativePayload, RawBody, RejectReason, Rejection};
+use crate::raw::{Context, NativePayload, RawBody, RejectReason, Rejection, ReplayOf};
 
 fn raw_events() -> Vec<RawEvent> {
     let native = RawEvent {
@@ -30,6 +30,11 @@ fn raw_events() -> Vec<RawEvent> {
             json: r#"{"event":"widget_opened","label":"größer 🙂"}"#.into(),
             redactions: vec!["drop:userEmail".into()],
         }),
+        replay_of: Some(ReplayOf {
+            partition: 3,
+            offset: 41,
+            folded: true,
+        }),
     };
     let rejected = RawEvent {
         context: Context::default(),
@@ -39,6 +44,7 @@ fn raw_events() -> Vec<RawEvent> {
             bytes: 4,
             sha256: "ab".repeat(32),
         }),
+        replay_of: None,
         ..native.clone()
     };
     vec![native, rejected]
@@ -55,7 +61,8 @@ fn events() -> Vec<Event> {
         "link": "https://acme.example/", "page_url": "https://acme.example/p", "sdk": "x/1",
         "reported_total": 4, "score": 9.0, "score_kind": "nps", "goal": "rated",
         "properties": {"bot_id": "b"}, "message_number": 2, "phase": "waiting",
-        "response_time_ms": 1500, "message_gap": 2
+        "response_time_ms": 1500, "message_gap": 2,
+        "replay_of": {"partition": 3, "offset": 41, "folded": false}
     });
     let rejected = json!({
         "partition": 0, "offset": 0, "outcome": "rejected", "reason": "invalid_time",
@@ -104,12 +111,12 @@ fn fingerprints_are_those_of_another_implementation() {
     let raw = Codec::<RawEvent>::new(Framing::SingleObject).unwrap();
     assert_eq!(
         hex(&raw.encode(&raw_events()[0]).unwrap()[..10]),
-        "c301f4af93d2e8f4c865"
+        "c301841f040c4b2254d2"
     );
     let event = Codec::<Event>::new(Framing::SingleObject).unwrap();
     assert_eq!(
         hex(&event.encode(&events()[0]).unwrap()[..10]),
-        "c30185c659455a425d12"
+        "c3011fac1cd0d202c741"
     );
 }
 

@@ -19,6 +19,7 @@ fn raw() -> RawEvent {
             json: "{}".into(),
             redactions: vec![],
         }),
+        replay_of: None,
     }
 }
 
@@ -357,5 +358,81 @@ proptest! {
                 prop_assert!(ids.insert(event.event_id));
             }
         }
+    }
+}
+
+mod replays {
+    use super::*;
+
+    const VISITOR: Actor = Actor::Visitor;
+
+    fn replay(offset: i64, folded: bool) -> RawEvent {
+        RawEvent {
+            replay_of: Some(ReplayOf {
+                partition: 3,
+                offset,
+                folded,
+            }),
+            ..raw()
+        }
+    }
+
+    /// Applies records at offsets 0, 1, …, one minute of broker time apart.
+    fn fold(records: impl IntoIterator<Item = (RawEvent, &'static str)>) -> Vec<Event> {
+        let mut fold = PartitionFold::new(3, Horizon::default());
+        (0..)
+            .zip(records)
+            .map(|(offset, (raw, id))| {
+                let position = Position {
+                    offset,
+                    timestamp_ms: offset * MINUTE,
+                };
+                let mapped = Box::new(message(id, VISITOR, offset));
+                fold.apply(position, Reading::Mapped(raw, mapped))
+            })
+            .collect()
+    }
+
+    fn outcomes(events: &[Event]) -> Vec<Outcome> {
+        events.iter().map(|event| event.outcome).collect()
+    }
+
+    use Outcome::{Accepted, Duplicate};
+
+    #[test]
+    fn what_the_stream_never_took_is_accepted_and_counted_and_its_second_replay_is_a_duplicate() {
+        let events = fold([
+            (raw(), "other"),
+            (replay(7, false), "a"),
+            (replay(7, false), "a"),
+        ]);
+        assert_eq!(outcomes(&events), [Accepted, Accepted, Duplicate]);
+        assert_eq!(events[1].message_number, Some(2));
+        assert_eq!(events[1].replay_of.map(|of| of.offset), Some(7));
+    }
+
+    #[test]
+    fn what_was_lost_behind_the_stream_is_accepted_once_more_and_not_counted_again() {
+        let events = fold([
+            (raw(), "a"),
+            (replay(0, true), "a"),
+            (replay(0, true), "a"),
+            (raw(), "b"),
+        ]);
+        assert_eq!(outcomes(&events), [Accepted, Accepted, Duplicate, Accepted]);
+        assert_eq!(events[1].message_number, None);
+        assert_eq!(events[3].message_number, Some(2));
+    }
+
+    #[test]
+    fn a_replay_that_was_lost_too_can_be_replayed_by_its_own_position() {
+        let events = fold([(raw(), "a"), (replay(0, true), "a"), (replay(1, true), "a")]);
+        assert_eq!(outcomes(&events), [Accepted, Accepted, Accepted]);
+    }
+
+    #[test]
+    fn an_event_that_came_by_another_way_in_between_is_a_duplicate() {
+        let events = fold([(raw(), "a"), (replay(9, false), "a")]);
+        assert_eq!(outcomes(&events), [Accepted, Duplicate]);
     }
 }

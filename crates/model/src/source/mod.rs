@@ -179,6 +179,7 @@ impl Definition {
             received_at: receipt.received_at,
             context,
             body,
+            replay_of: None,
         };
         Admitted { record, key }
     }

@@ -148,6 +148,7 @@ fn event(at: i64) -> Event {
         phase: None,
         response_time_ms: None,
         message_gap: None,
+        replay_of: None,
     }
 }
 

@@ -145,6 +145,7 @@ pub(crate) fn event(offset: i64) -> Event {
         phase: None,
         response_time_ms: None,
         message_gap: None,
+        replay_of: None,
     }
 }
 
