@@ -42,7 +42,8 @@ pub(crate) enum Command {
     /// Serves the reports as pages and JSON.
     #[command(after_help = "Example:\n  chatpulse reports --config chatpulse.toml")]
     Reports,
-    /// Brings the schema of ClickHouse up to date, and makes the topics that are missing.
+    /// Brings the schema of ClickHouse up to date, makes the topics that are missing, and adds
+    /// partitions where kafka.partitions was raised.
     #[command(after_help = "Example:
   CHATPULSE__CLICKHOUSE__PASSWORD=… chatpulse migrate --config chatpulse.toml")]
     Migrate,
@@ -221,7 +222,7 @@ pub(crate) async fn run(
         }
         Command::Migrate => {
             stages.migrate().await?;
-            stages.ensure_topics().await?;
+            stages.raise_partitions().await?;
             output::note("schema and topics are up to date");
         }
         Command::Replay(args) => replay(stages, args).await?,

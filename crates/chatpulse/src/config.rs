@@ -42,7 +42,7 @@ pub(crate) struct Config {
 pub(crate) struct Kafka {
     /// Brokers to ask first, `host:port[,host:port…]`.
     pub(crate) bootstrap: String,
-    /// Partitions of each topic, where chatpulse creates them.
+    /// Partitions of each topic, at least. `chatpulse migrate` raises the number.
     pub(crate) partitions: NonZeroU32,
     /// Copies of each partition, where chatpulse creates the topics.
     pub(crate) replication: NonZeroU32,

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use chatpulse_kafka::{Admin, KafkaConfig, PartitionLag, Topics};
+use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
 use chatpulse_model::{fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
 use chatpulse_store::{Store, StoreConfig};
@@ -72,17 +72,41 @@ impl Stages {
 
     /// Creates the topics that are absent.
     pub(crate) async fn ensure_topics(&self) -> anyhow::Result<()> {
+        let admin = Admin::new(&self.kafka("admin"))?;
+        let ensured = async { admin.ensure_topics(&self.topic_specs(&admin).await?).await };
+        ensured.await.with_context(|| self.preparing_topics())
+    }
+
+    /// The same, and adds partitions where `kafka.partitions` was raised. That of the raw records
+    /// comes last: an outcome always finds its partition.
+    pub(crate) async fn raise_partitions(&self) -> anyhow::Result<()> {
+        let admin = Admin::new(&self.kafka("admin"))?;
+        let raised = async {
+            let mut specs = self.topic_specs(&admin).await?;
+            specs.reverse();
+            admin.raise_partitions(&specs).await
+        };
+        raised.await.with_context(|| self.preparing_topics())?;
+        self.ensure_topics().await
+    }
+
+    fn preparing_topics(&self) -> String {
+        let bootstrap = &self.config.kafka.bootstrap;
+        format!("cannot prepare the topics on the Kafka brokers {bootstrap}")
+    }
+
+    /// The topics as they should be: with as many partitions as configured, or as any of them has.
+    async fn topic_specs(&self, admin: &Admin) -> Result<Vec<TopicSpec>, KafkaError> {
         let kafka = &self.config.kafka;
-        let specs = self.topics.specs(kafka.partitions, kafka.replication);
-        Admin::new(&self.kafka("admin"))?
-            .ensure_topics(&specs)
-            .await
-            .with_context(|| {
-                format!(
-                    "cannot prepare the topics on the Kafka brokers {}",
-                    kafka.bootstrap
-                )
-            })
+        let mut specs = self.topics.specs(kafka.partitions, kafka.replication);
+        let mut most = 0;
+        for spec in &specs {
+            most = most.max(admin.partition_count(&spec.name).await?.unwrap_or(0));
+        }
+        for spec in &mut specs {
+            spec.partitions = spec.partitions.max(most);
+        }
+        Ok(specs)
     }
 
     /// Brings the store's schema and its tables of sources and tenants up to date.

@@ -13,18 +13,6 @@ pub enum PartitionError {
     /// An outcome could not be encoded.
     #[error("an outcome could not be encoded: {0}")]
     Encode(AvroError),
-    /// The last outcome written cannot be read, so it is not known where to go on.
-    #[error(
-        "the last record of {topic}[{partition}] is no outcome that this version reads: {source}"
-    )]
-    Tail {
-        /// Topic of the outcomes.
-        topic: String,
-        /// Its partition.
-        partition: i32,
-        /// What is wrong with the record.
-        source: AvroError,
-    },
     /// There are outcomes of raw records that do not exist.
     #[error(
         "partition {partition}: outcomes are written up to raw offset {written}, but the raw topic \
@@ -60,7 +48,7 @@ impl Classified for PartitionError {
             // A dead publisher is made anew with the group.
             Self::Publish(PublishError::Dead { .. }) => Disposition::Retry,
             Self::Publish(error) => error.disposition(),
-            Self::Encode(_) | Self::Tail { .. } => Disposition::Fatal,
+            Self::Encode(_) => Disposition::Fatal,
             Self::AheadOfRaw { .. } | Self::RawDeleted { .. } => Disposition::Fatal,
         }
     }

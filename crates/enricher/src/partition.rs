@@ -247,27 +247,14 @@ impl<'a> Work<'a> {
 /// First raw offset without an outcome: after the one that the last outcome in the log carries.
 ///
 /// Outcomes are appended in order and without holes by every writer, so all before the last one's
-/// are there, whoever wrote it.
+/// are there, whoever wrote it. A record that is no outcome (another program wrote it, or it was
+/// damaged) is passed over: what it may have stood for is written again.
 fn resume_point(input: &Partition, stage: &Stage) -> Result<i64, PartitionError> {
     let partition = input.id().partition;
-    let topic = &stage.config.topics.events;
-    let mut output = input.open_reader(TopicPartition::new(topic.clone(), partition))?;
-    let Some(tail) = output.read_tail(DRAIN)? else {
-        return Ok(0);
-    };
-    let payload = tail
-        .iter()
-        .last()
-        .and_then(|record| record.payload)
-        .unwrap_or_default();
-    let event = stage
-        .config
-        .events
-        .decode(payload)
-        .map_err(|source| PartitionError::Tail {
-            topic: topic.to_string(),
-            partition,
-            source,
-        })?;
-    Ok(event.offset + 1)
+    let output = TopicPartition::new(stage.config.topics.events.clone(), partition);
+    let last = input.open_reader(output)?.find_last(DRAIN, |record| {
+        let event = stage.config.events.decode(record.payload?).ok()?;
+        (event.partition == partition).then_some(event)
+    })?;
+    Ok(last.map_or(0, |event| event.offset + 1))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::Client;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode as Code;
@@ -86,10 +86,45 @@ impl Admin {
         Ok(self.topics(CALL_TIMEOUT).await?.get(topic).copied())
     }
 
+    /// Adds partitions to the existing topics that have fewer than their spec says, one topic after the other in the
+    /// order given, and waits until they are there. Members of groups notice within
+    /// `topic.metadata.refresh.interval.ms`.
+    ///
+    /// # Errors
+    /// As [`Admin::ensure_topics`].
+    pub async fn raise_partitions(&self, specs: &[TopicSpec]) -> Result<(), KafkaError> {
+        let action = "adding partitions";
+        let options = AdminOptions::new().operation_timeout(Some(CALL_TIMEOUT));
+        for spec in specs {
+            let existing = self.topics(CALL_TIMEOUT).await?;
+            if existing
+                .get(&spec.name)
+                .is_none_or(|&count| count >= spec.partitions)
+            {
+                continue;
+            }
+            let count = usize::try_from(spec.partitions).unwrap_or_default();
+            let results = self
+                .client
+                .create_partitions(&[NewPartitions::new(&spec.name, count)], &options)
+                .await
+                .map_err(|error| KafkaError::from_native(action, &error))?;
+            for result in results {
+                result.map_err(|(topic, code)| KafkaError::Broker {
+                    action,
+                    code,
+                    detail: format!("topic {topic}"),
+                })?;
+            }
+            self.await_topics(std::slice::from_ref(spec)).await?;
+        }
+        Ok(())
+    }
+
     /// Creates the topics that are absent and waits until all are there. An existing topic is left as it is.
     ///
     /// # Errors
-    /// [`KafkaError::PartitionCount`] when a topic exists with another number of partitions;
+    /// [`KafkaError::PartitionCount`] when a topic exists with more partitions, or with fewer and nobody raises them;
     /// [`KafkaError::Timeout`] when they do not appear; [`KafkaError::Broker`] when the broker refuses.
     pub async fn ensure_topics(&self, specs: &[TopicSpec]) -> Result<(), KafkaError> {
         let existing = self.topics(CALL_TIMEOUT).await?;
@@ -141,27 +176,24 @@ impl Admin {
         let deadline = Instant::now() + CALL_TIMEOUT;
         loop {
             let existing = self.topics(CALL_TIMEOUT).await?;
-            let mut missing = false;
-            for spec in specs {
-                match existing.get(&spec.name) {
-                    None => missing = true,
-                    Some(actual) if *actual != spec.partitions => {
-                        return Err(KafkaError::PartitionCount {
-                            topic: spec.name.clone(),
-                            expected: spec.partitions,
-                            actual: *actual,
-                        });
-                    }
-                    Some(_) => {}
-                }
-            }
-            if !missing {
+            let wrong = |spec: &&TopicSpec| existing.get(&spec.name) != Some(&spec.partitions);
+            let Some(spec) = specs.iter().find(wrong) else {
                 return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(KafkaError::Timeout {
-                    action: "waiting for new topics",
-                    after: CALL_TIMEOUT,
+            };
+            let actual = existing.get(&spec.name).copied();
+            // Fewer may be on the way to more: another process may be raising them.
+            let may_come = actual.is_none_or(|count| count < spec.partitions);
+            if !may_come || Instant::now() >= deadline {
+                return Err(match actual {
+                    Some(actual) => KafkaError::PartitionCount {
+                        topic: spec.name.clone(),
+                        expected: spec.partitions,
+                        actual,
+                    },
+                    None => KafkaError::Timeout {
+                        action: "waiting for new topics",
+                        after: CALL_TIMEOUT,
+                    },
                 });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

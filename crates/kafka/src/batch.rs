@@ -78,7 +78,7 @@ impl Batch {
     }
 
     /// The records in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = RecordRef<'_>> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = RecordRef<'_>> + ExactSizeIterator {
         self.entries.iter().map(|entry| RecordRef {
             offset: entry.offset,
             timestamp_ms: entry.timestamp_ms,

@@ -142,6 +142,8 @@ impl KafkaConfig {
             ("session.timeout.ms", "10000"),
             ("heartbeat.interval.ms", "1000"),
             ("max.poll.interval.ms", "120000"),
+            // New partitions are shared out within this time, and not within librdkafka's five minutes.
+            ("topic.metadata.refresh.interval.ms", "30000"),
         ]);
         client
             .set("group.id", group)
@@ -153,7 +155,7 @@ impl KafkaConfig {
 
     pub(crate) fn producer(&self) -> Result<ClientConfig, KafkaError> {
         self.validate()?;
-        let mut client = self.common();
+        let mut client = self.with_defaults(&[("topic.metadata.refresh.interval.ms", "30000")]);
         client
             .set("enable.idempotence", "true")
             .set("acks", "all")

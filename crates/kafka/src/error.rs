@@ -47,7 +47,8 @@ pub enum KafkaError {
     /// The topic exists with another number of partitions. Partitions bind raw records to outcomes, so it is not
     /// changed behind the operator's back.
     #[error(
-        "topic {topic} has {actual} partitions, but {expected} are configured; make the two agree"
+        "topic {topic} has {actual} partitions and should have {expected}; `chatpulse migrate` raises the number, and \
+         nothing lowers it"
     )]
     PartitionCount {
         /// The topic's name.

@@ -251,15 +251,21 @@ impl PartitionReader {
         Ok(batch)
     }
 
-    /// The last record of the partition, or `None` when it holds none. Leaves the reader at the end of the log.
+    /// The last record of the partition that `accept` makes something of, or `None` when there is none. Leaves the
+    /// reader at the end of the log.
     ///
     /// # Errors
-    /// [`KafkaError::Timeout`] when the broker does not hand it out within `timeout`; else as
+    /// [`KafkaError::Timeout`] when the broker hands nothing out for `timeout`; else as
     /// [`PartitionReader::next_batch`].
-    pub fn read_tail(&mut self, timeout: Duration) -> Result<Option<Batch>, KafkaError> {
-        let deadline = Instant::now() + timeout;
+    pub fn find_last<T>(
+        &mut self,
+        timeout: Duration,
+        accept: impl Fn(RecordRef<'_>) -> Option<T>,
+    ) -> Result<Option<T>, KafkaError> {
+        let mut deadline = Instant::now() + timeout;
         let Watermarks { low, high } = self.watermarks()?;
-        // The last offset may hold no record (transaction marker, compaction), so look back further until one is found.
+        // The last offset may hold no record (transaction marker, compaction), or not the one that is looked for: look
+        // back further until one is found.
         let mut back = 1;
         loop {
             let start = (high - back).max(low);
@@ -274,8 +280,9 @@ impl PartitionReader {
                 }
                 let mut record = Batch::default();
                 if self.poll_into(&mut record, SLICE)? {
-                    last = Some(record);
+                    deadline = Instant::now() + timeout;
                 }
+                last = record.iter().next_back().and_then(&accept).or(last);
             }
             if last.is_some() || start == low {
                 return Ok(last);

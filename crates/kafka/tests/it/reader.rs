@@ -1,6 +1,6 @@
 //! Reading one partition from a named offset.
 
-use chatpulse_kafka::{KafkaError, PartitionReader, TopicPartition, Watermarks};
+use chatpulse_kafka::{KafkaError, PartitionReader, RecordRef, TopicPartition, Watermarks};
 
 use crate::support::{Cluster, DEADLINE, limit, texts};
 
@@ -54,23 +54,22 @@ fn a_batch_stops_at_its_limit_and_the_next_goes_on() {
 }
 
 #[test]
-fn the_tail_is_the_last_record_and_none_when_there_is_none() {
+fn the_last_record_that_is_accepted_is_found_however_far_back_it_is() {
     let cluster = Cluster::with_topics(&["t"], 1);
-    assert!(
-        reader(&cluster)
-            .read_tail(DEADLINE)
-            .expect("tail")
-            .is_none()
-    );
-    cluster.fill("t", 0, &["a", "b", "c"]);
-    let tail = reader(&cluster)
-        .read_tail(DEADLINE)
-        .expect("tail")
-        .expect("a record");
-    assert_eq!(
-        (texts(&tail), tail.first_offset()),
-        (vec!["c".to_owned()], Some(2))
-    );
+    let last = |wanted: &str| {
+        let accept = |record: RecordRef<'_>| {
+            (record.payload == Some(wanted.as_bytes())).then_some(record.offset)
+        };
+        reader(&cluster).find_last(DEADLINE, accept).expect("read")
+    };
+    assert_eq!(last("a"), None);
+    cluster.fill("t", 0, &["a", "a", "b", "c"]);
+    assert_eq!(last("c"), Some(3));
+    assert_eq!(last("a"), Some(1));
+    cluster.fill("t", 0, &["x"; 40]);
+    assert_eq!(last("x"), Some(43));
+    assert_eq!(last("b"), Some(2));
+    assert_eq!(last("none"), None);
 }
 
 #[test]
