@@ -7,6 +7,8 @@
 //! The state is bounded by [`Horizon`]: event ids are remembered for `dedup_ms`, conversations for
 //! `idle_ms` after their last event, both by the partition's clock.
 
+pub mod snapshot;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use sha2::{Digest, Sha256};
@@ -29,18 +31,28 @@ pub enum Reading {
     Undecodable(Rejection),
 }
 
+/// Largest raw record that is read: above all that the producer writes, and so small that its
+/// outcome fits into a record of Kafka's default size.
+const MAX_RAW_BYTES: usize = 768 * 1024;
+
 /// Reads the payload of one raw record; never fails, since every record has an outcome.
 pub fn read(payload: &[u8], codec: &Codec<RawEvent>, catalog: &Catalog) -> Reading {
+    let undecodable = |detail: String| {
+        Reading::Undecodable(Rejection {
+            reason: RejectReason::Undecodable,
+            detail,
+            bytes: payload.len() as i64,
+            sha256: sha256_hex(payload),
+        })
+    };
+    if payload.len() > MAX_RAW_BYTES {
+        return undecodable(format!(
+            "larger than {MAX_RAW_BYTES} bytes: no producer of chatpulse wrote it"
+        ));
+    }
     let mut raw = match codec.decode(payload) {
         Ok(raw) => raw,
-        Err(error) => {
-            return Reading::Undecodable(Rejection {
-                reason: RejectReason::Undecodable,
-                detail: error.to_string(),
-                bytes: payload.len() as i64,
-                sha256: sha256_hex(payload),
-            });
-        }
+        Err(error) => return undecodable(error.to_string()),
     };
     if let RawBody::Rejection(rejection) = &mut raw.body {
         let rejection = rejection.clone();

@@ -222,7 +222,7 @@ fn the_message_gap_is_reported_minus_seen() {
 }
 
 /// Records of a few ids, conversations and kinds, so that all of them meet.
-fn records() -> impl Strategy<Value = Vec<(i64, Reading)>> {
+pub(super) fn records() -> impl Strategy<Value = Vec<(i64, Reading)>> {
     let types = proptest::sample::select(vec![
         EventType::MessageSent,
         EventType::HandoffRequested,
