@@ -436,3 +436,18 @@ mod replays {
         assert_eq!(outcomes(&events), [Accepted, Duplicate]);
     }
 }
+
+#[test]
+fn a_record_larger_than_any_producer_writes_is_rejected_and_not_read() {
+    let codec = Codec::new(crate::avro::Framing::SingleObject).unwrap();
+    let reading = |padding: usize| {
+        let mut record = raw();
+        record.tenant = "x".repeat(padding);
+        read(&codec.encode(&record).unwrap(), &codec, Catalog::builtin())
+    };
+    assert!(!matches!(reading(1_000), Reading::Undecodable(_)));
+    let Reading::Undecodable(rejection) = reading(MAX_RAW_BYTES) else {
+        panic!("it was read");
+    };
+    assert!(rejection.bytes > MAX_RAW_BYTES as i64);
+}
