@@ -80,4 +80,6 @@ fn one_block(client: &Client, rows: usize) -> Client {
         .with_setting("min_insert_block_size_rows", rows.as_str())
         .with_setting("min_insert_block_size_bytes", "0")
         .with_setting("wait_end_of_query", "1")
+        // Progress would send the status, 200, before the outcome is known.
+        .with_setting("send_progress_in_http_headers", "0")
 }

@@ -76,12 +76,13 @@ pub enum Fault {
 pub enum Form {
     /// `X-ClickHouse-Exception-Code` in the header, the text in the body.
     Header,
-    /// Since 25.11: `X-ClickHouse-Exception-Tag` in the header, and in the body
-    /// `\r\n__exception__\r\nTAG\r\ntext\nlength TAG\r\n__exception__\r\n`.
+    /// Since 25.11: `X-ClickHouse-Exception-Tag` in the header, in the body
+    /// `\r\n__exception__\r\nTAG\r\ntext\nlength TAG\r\n__exception__\r\n`, and the connection ends
+    /// without the chunk of no bytes that ends a body.
     Tagged,
     /// The same, its chunks cut anywhere by what lies between.
     TaggedInPieces,
-    /// Before 25.11: the text alone, at the end of the body.
+    /// Before 24.11: the text alone, in a body that has its end.
     Text,
 }
 
@@ -369,20 +370,12 @@ fn exception(form: Form) -> Response<AnyBody> {
         "\r\n__exception__\r\n{TAG}\r\n{text}{} {TAG}\r\n__exception__\r\n",
         text.len()
     );
+    let tag = Some(("X-ClickHouse-Exception-Tag", TAG));
     let (header, body) = match form {
         Form::Header => (Some(("X-ClickHouse-Exception-Code", "241")), full(text)),
         Form::Text => (None, full(text)),
-        Form::Tagged => (Some(("X-ClickHouse-Exception-Tag", TAG)), full(tagged)),
-        Form::TaggedInPieces => {
-            // A pause between the pieces, or the client reads them as one.
-            let pieces = tagged.into_bytes();
-            let pieces: Vec<_> = pieces.chunks(7).map(Bytes::copy_from_slice).collect();
-            let pieces = stream::iter(pieces).then(|piece| async {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                Ok(Frame::data(piece))
-            });
-            (Some(("X-ClickHouse-Exception-Tag", TAG)), streamed(pieces))
-        }
+        Form::Tagged => (tag, broken_off(tagged.into_bytes(), usize::MAX)),
+        Form::TaggedInPieces => (tag, broken_off(tagged.into_bytes(), 7)),
     };
     let mut response = answer(200, body);
     if let Some((name, value)) = header {
@@ -390,6 +383,20 @@ fn exception(form: Form) -> Response<AnyBody> {
         response.headers_mut().insert(name, value);
     }
     response
+}
+
+/// A body in pieces of so many bytes that ends without its end.
+fn broken_off(body: Vec<u8>, piece: usize) -> AnyBody {
+    let pieces = body.chunks(piece).map(Bytes::copy_from_slice);
+    let pieces: Vec<_> = pieces.map(|piece| Ok(Frame::data(piece))).collect();
+    let end = Err(io::Error::other("broken off after the exception"));
+    // A pause before each, or pieces are sent as one, and the last not at all.
+    streamed(
+        stream::iter(pieces.into_iter().chain([end])).then(|piece| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            piece
+        }),
+    )
 }
 
 fn answer(status: u16, body: AnyBody) -> Response<AnyBody> {
