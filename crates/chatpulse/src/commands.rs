@@ -2,14 +2,14 @@
 
 use std::{path::PathBuf, sync::Mutex, time::Duration};
 
-use anyhow::Context as _;
-use chatpulse_kafka::Admin;
+use backon::{ExponentialBuilder, Retryable as _};
+use chatpulse_kafka::{Admin, KafkaError};
 use chatpulse_producer::{
     ReplayJob,
     tenants::{TenantsFile, new_tenant},
 };
 use chatpulse_reports::{Period, conversations, tenant_health};
-use chatpulse_store::AuditOptions;
+use chatpulse_store::{AuditOptions, StoreError};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -186,39 +186,14 @@ pub(crate) async fn run(
     let stages = Stages::new(config).await?;
     match command {
         Command::Producer => {
-            stages.ensure_topics().await?;
+            patiently("Kafka", &stop, || stages.ensure_topics()).await?;
             stages.produce(None, stop).await?;
         }
-        Command::Enricher => {
-            stages.ensure_topics().await?;
-            let metrics = chatpulse_enricher::Metrics::new(&stages.registry)?;
-            let address = stages.config.enricher.listen;
-            let listener = status::listen("enricher.listen", address).await?;
-            let router = status::router(Status {
-                registry: stages.registry.clone(),
-                kafka: Some(Admin::new(&stages.kafka("status"))?),
-                store: None,
-            });
-            let work = stages.enrich(metrics, stop.clone());
-            beside(work, status::serve(router, listener, stop.clone()), stop).await?;
-        }
-        Command::Sink => {
-            stages.ensure_topics().await?;
-            let store = stages.store();
-            store.ready().await.context("ClickHouse is not ready")?;
-            let metrics = chatpulse_sink::Metrics::new(&stages.registry)?;
-            let listener = status::listen("sink.listen", stages.config.sink.listen).await?;
-            let router = status::router(Status {
-                registry: stages.registry.clone(),
-                kafka: Some(Admin::new(&stages.kafka("status"))?),
-                store: Some(store),
-            });
-            let work = stages.sink(metrics, stop.clone());
-            beside(work, status::serve(router, listener, stop.clone()), stop).await?;
-        }
+        Command::Enricher => enricher(stages, stop).await?,
+        Command::Sink => sink(stages, stop).await?,
         Command::Reports => {
             let listener = status::listen("reports.listen", stages.config.reports.listen).await?;
-            stages.report(listener, stop).await?;
+            stages.report(listener, Vec::new(), stop).await?;
         }
         Command::Migrate => {
             stages.migrate().await?;
@@ -247,17 +222,98 @@ pub(crate) async fn run(
     Ok(true)
 }
 
-/// Runs a stage and its status server; the first that ends stops the other.
+async fn enricher(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = status::listen("enricher.listen", stages.config.enricher.listen).await?;
+    let metrics = chatpulse_enricher::Metrics::new(&stages.registry)?;
+    let lag = stages.enricher_lag()?;
+    let admin = Admin::new(&stages.kafka("status"))?;
+    let router = status::router(Status {
+        registry: stages.registry.clone(),
+        kafka: Some(admin.clone()),
+        store: None,
+        lag: vec![lag.clone()],
+    });
+    let work = async {
+        patiently("Kafka", &stop, || stages.ensure_topics()).await?;
+        let watch = lag.run(&admin, &stop);
+        let enrich = stages.clone().enrich(metrics, stop.clone());
+        beside(enrich, watch, &stop).await
+    };
+    let status = status::serve(router, listener, stop.clone());
+    beside(work, status, &stop).await
+}
+
+async fn sink(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = status::listen("sink.listen", stages.config.sink.listen).await?;
+    let metrics = chatpulse_sink::Metrics::new(&stages.registry)?;
+    let lag = stages.sink_lag_watch()?;
+    let admin = Admin::new(&stages.kafka("status"))?;
+    let store = stages.store();
+    let router = status::router(Status {
+        registry: stages.registry.clone(),
+        kafka: Some(admin.clone()),
+        store: Some(store.clone()),
+        lag: vec![lag.clone()],
+    });
+    let work = async {
+        patiently("Kafka", &stop, || stages.ensure_topics()).await?;
+        let ready = async || Ok(store.ready().await?);
+        patiently("ClickHouse", &stop, ready).await?;
+        let watch = lag.run(&admin, &stop);
+        let sink = stages.clone().sink(metrics, stop.clone());
+        beside(sink, watch, &stop).await
+    };
+    let status = status::serve(router, listener, stop.clone());
+    beside(work, status, &stop).await
+}
+
+/// How long a server that is away may make a starting stage wait before it is asked again, at most.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tries again while `part` has a passing fault: stages may be started before what they need.
+async fn patiently(
+    part: &str,
+    stop: &CancellationToken,
+    attempt: impl AsyncFn() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let retries = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(PATIENCE)
+        .without_max_times();
+    let work = (|| attempt())
+        .retry(retries)
+        .when(will_pass)
+        .notify(|error, wait| tracing::warn!("waiting for {part}, again in {wait:?}: {error:#}"));
+    tokio::select! {
+        outcome = work => outcome,
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+/// Whether an error may pass by itself, or by what an operator does elsewhere.
+fn will_pass(error: &anyhow::Error) -> bool {
+    if let Some(error) = error.downcast_ref::<KafkaError>() {
+        return error.disposition() == chatpulse_kafka::Disposition::Retry;
+    }
+    match error.downcast_ref::<StoreError>() {
+        // `chatpulse migrate` may be under way.
+        Some(StoreError::SchemaTooOld { .. }) => true,
+        Some(error) => error.disposition() == chatpulse_store::Disposition::Retry,
+        None => false,
+    }
+}
+
+/// Runs a stage and what goes with it; the first that ends stops the other.
 async fn beside(
     work: impl Future<Output = anyhow::Result<()>>,
-    status: impl Future<Output = anyhow::Result<()>>,
-    stop: CancellationToken,
+    other: impl Future<Output = anyhow::Result<()>>,
+    stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let _stop_the_other = stop.drop_guard_ref();
-    tokio::pin!(work, status);
+    let _stop_the_other = stop.clone().drop_guard();
+    tokio::pin!(work, other);
     tokio::select! {
         ended = &mut work => ended,
-        ended = &mut status => {
+        ended = &mut other => {
             ended?;
             work.await
         }

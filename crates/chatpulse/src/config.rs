@@ -51,7 +51,7 @@ pub(crate) struct Kafka {
     /// Schema registry; with it records are framed in the Confluent wire format.
     pub(crate) schema_registry: Option<String>,
     /// Further librdkafka settings by their own names, e.g. `"security.protocol" = "ssl"`.
-    pub(crate) overrides: BTreeMap<String, String>,
+    pub(crate) overrides: BTreeMap<String, Secret>,
 }
 
 /// `[clickhouse]`
@@ -266,6 +266,8 @@ mod tests {
     #[test]
     fn a_password_is_never_printed() {
         let config = parse("[clickhouse]\npassword = \"hunter2\"").unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let config = parse("[kafka.overrides]\n\"sasl.password\" = \"hunter2\"").unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

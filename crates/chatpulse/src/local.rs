@@ -12,6 +12,7 @@ use chatpulse_embedded::{
     broker::{Broker, BrokerConfig},
     clickhouse::{ClickHouse, ClickHouseConfig},
 };
+use chatpulse_kafka::Admin;
 use clap::Args;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use crate::{config::Config, stages::Stages};
 /// Where the parts of a single machine listen and keep their data.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LocalArgs {
-    /// Folder of all data: broker, ClickHouse, tenants.
+    /// Folder of all data: broker, ClickHouse, checkpoints, tenants.
     #[arg(long, value_name = "DIR", default_value = "chatpulse-data")]
     pub(crate) data_dir: PathBuf,
     /// Address of the producer (events come in here).
@@ -149,7 +150,12 @@ impl Local {
                 .enrich(enricher_metrics.clone(), stop_rest.clone()),
         );
         rest.spawn(stages.clone().sink(sink_metrics.clone(), stop_rest.clone()));
-        rest.spawn(stages.clone().report(dashboard, stop_rest.clone()));
+        let lag = vec![stages.enricher_lag()?, stages.sink_lag_watch()?];
+        for watch in lag.clone() {
+            let (admin, stop) = (Admin::new(&stages.kafka("lag"))?, stop_rest.clone());
+            rest.spawn(async move { watch.run(&admin, &stop).await });
+        }
+        rest.spawn(stages.clone().report(dashboard, lag, stop_rest.clone()));
         Ok(Self {
             stages,
             producer: addresses.0,

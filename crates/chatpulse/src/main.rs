@@ -7,6 +7,7 @@ mod commands;
 mod config;
 #[cfg(feature = "embedded")]
 mod demo;
+mod lag;
 #[cfg(feature = "embedded")]
 mod local;
 mod output;

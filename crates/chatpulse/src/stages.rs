@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    lag::LagWatch,
     status::{self, Status},
     wire::Wire,
 };
@@ -50,7 +51,9 @@ impl Stages {
         KafkaConfig {
             bootstrap: self.config.kafka.bootstrap.clone(),
             client_id: format!("chatpulse-{client}"),
-            overrides: self.config.kafka.overrides.clone(),
+            overrides: (self.config.kafka.overrides.iter())
+                .map(|(key, value)| (key.clone(), value.reveal().to_owned()))
+                .collect(),
         }
     }
 
@@ -129,6 +132,22 @@ impl Stages {
         format!("{}chatpulse-sink", self.config.kafka.prefix)
     }
 
+    fn enricher_group(&self) -> String {
+        format!("{}chatpulse-enricher", self.config.kafka.prefix)
+    }
+
+    /// How far the enrichers are behind the producers.
+    pub(crate) fn enricher_lag(&self) -> anyhow::Result<LagWatch> {
+        let (group, topic) = (self.enricher_group(), self.topics.raw.clone());
+        Ok(LagWatch::new(&self.registry, "enricher", group, topic)?)
+    }
+
+    /// How far the sinks are behind the enrichers.
+    pub(crate) fn sink_lag_watch(&self) -> anyhow::Result<LagWatch> {
+        let (group, topic) = (self.sink_group(), self.topics.events.clone());
+        Ok(LagWatch::new(&self.registry, "sink", group, topic)?)
+    }
+
     /// Outcomes that are not yet in the store with all its views.
     pub(crate) async fn sink_lag(&self) -> anyhow::Result<u64> {
         let admin = Admin::new(&self.kafka("lag"))?;
@@ -177,7 +196,7 @@ impl Stages {
         let config = chatpulse_enricher::Config {
             kafka: self.kafka("enricher"),
             topics: self.topics.clone(),
-            group: format!("{}chatpulse-enricher", self.config.kafka.prefix),
+            group: self.enricher_group(),
             horizon: Horizon {
                 dedup_ms: millis(settings.dedup_window),
                 idle_ms: millis(settings.conversation_window),
@@ -212,16 +231,18 @@ impl Stages {
             .context("sink")
     }
 
-    /// Reports over HTTP, until `stop`.
+    /// Reports over HTTP, until `stop`, with the lag of the stages that run in this process.
     pub(crate) async fn report(
         self,
         listener: TcpListener,
+        lag: Vec<LagWatch>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let status = Status {
             registry: self.registry.clone(),
             kafka: None,
             store: Some(self.store()),
+            lag,
         };
         let router = chatpulse_reports::router(self.store()).merge(status::router(status));
         status::serve(router, listener, stop).await

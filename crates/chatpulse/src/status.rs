@@ -1,6 +1,9 @@
 //! /healthz, /readyz and /metrics of a stage that serves nothing else.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use axum::{Router, extract::State, http::StatusCode, routing::get};
@@ -9,6 +12,8 @@ use chatpulse_store::Store;
 use prometheus::{Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::lag::LagWatch;
 
 /// A part that is asked too often must not be asked too long.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,6 +26,8 @@ pub(crate) struct Status {
     pub(crate) kafka: Option<Admin>,
     /// The store, where the stage needs it.
     pub(crate) store: Option<Store>,
+    /// How far the stages are behind.
+    pub(crate) lag: Vec<LagWatch>,
 }
 
 /// The three routes.
@@ -64,6 +71,9 @@ async fn ready(State(status): State<Status>) -> (StatusCode, String) {
             Ok(Err(error)) => faults.push(format!("ClickHouse: {error}")),
             Err(_) => faults.push(format!("ClickHouse: no answer within {TIMEOUT:?}")),
         }
+    }
+    for lag in &status.lag {
+        faults.extend(lag.faults(Instant::now()));
     }
     match faults.is_empty() {
         true => (StatusCode::OK, "ready\n".into()),

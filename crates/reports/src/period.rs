@@ -49,7 +49,8 @@ impl Period {
         })
     }
 
-    pub(crate) fn window(self) -> Window {
+    /// As the store takes it.
+    pub fn window(self) -> Window {
         Window {
             since_ms: self.since_ms,
             until_ms: self.until_ms,
