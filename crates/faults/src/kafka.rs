@@ -1,0 +1,128 @@
+//! Apache Kafka by the script in deploy/kafka, each broker behind a proxy that can break.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, ensure};
+use chatpulse_faults::proxy::tcp::{Mode, TcpProxy};
+use tokio::process::Command;
+
+use crate::process::{free_ports, loopback};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kafka/kafka");
+/// Ports that the script takes for each broker; the first is for clients.
+const PORTS_PER_BROKER: u16 = 3;
+
+/// A cluster, running.
+pub(crate) struct Kafka {
+    folder: PathBuf,
+    brokers: u16,
+    proxies: Vec<TcpProxy>,
+}
+
+impl Kafka {
+    /// Starts `brokers` brokers with their data in `folder`.
+    pub(crate) async fn start(folder: &Path, brokers: u16) -> anyhow::Result<Self> {
+        let base = free_ports(PORTS_PER_BROKER * brokers);
+        let mut proxies = Vec::new();
+        for broker in 0..brokers {
+            let target = loopback(base + PORTS_PER_BROKER * broker);
+            proxies.push(TcpProxy::start(loopback(free_ports(1)), target).await?);
+        }
+        let advertised: Vec<String> = proxies
+            .iter()
+            .map(|proxy| proxy.address().port().to_string())
+            .collect();
+        let kafka = Self {
+            folder: folder.to_owned(),
+            brokers,
+            proxies,
+        };
+        let (count, base, advertised) =
+            (brokers.to_string(), base.to_string(), advertised.join(","));
+        let first = [
+            "--brokers",
+            &count,
+            "--port",
+            &base,
+            "--advertised",
+            &advertised,
+        ];
+        kafka.script("start", &first).await?;
+        Ok(kafka)
+    }
+
+    /// Number of brokers.
+    pub(crate) fn brokers(&self) -> u16 {
+        self.brokers
+    }
+
+    /// Where clients connect first, through the proxies.
+    pub(crate) fn bootstrap(&self) -> String {
+        let addresses: Vec<String> = self
+            .proxies
+            .iter()
+            .map(|proxy| proxy.address().to_string())
+            .collect();
+        addresses.join(",")
+    }
+
+    /// Sets what the proxies of all brokers do.
+    pub(crate) fn traffic(&self, mode: Mode) {
+        for proxy in &self.proxies {
+            proxy.set(mode);
+        }
+    }
+
+    /// Kills a broker, counted from 1, or all.
+    pub(crate) async fn kill(&self, broker: Option<u16>) -> anyhow::Result<()> {
+        self.on("kill", broker).await
+    }
+
+    /// Starts a broker, counted from 1, or all that are down, and waits until they answer.
+    pub(crate) async fn restart(&self, broker: Option<u16>) -> anyhow::Result<()> {
+        self.on("start", broker).await
+    }
+
+    async fn on(&self, command: &str, broker: Option<u16>) -> anyhow::Result<()> {
+        match broker {
+            Some(broker) => {
+                self.script(command, &["--broker", &broker.to_string()])
+                    .await
+            }
+            None => self.script(command, &[]).await,
+        }
+    }
+
+    async fn script(&self, command: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let output = Command::new(SCRIPT)
+            .arg(command)
+            .arg(&self.folder)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .with_context(|| format!("cannot run {SCRIPT}"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kafka {command}: {}", said.trim());
+        Ok(())
+    }
+}
+
+impl Drop for Kafka {
+    /// The script's brokers do not die with the harness.
+    fn drop(&mut self) {
+        let killed = std::process::Command::new(SCRIPT)
+            .arg("kill")
+            .arg(&self.folder)
+            .status();
+        if let Err(error) = killed {
+            crate::output::note(&format!(
+                "cannot stop Kafka in {}: {error}",
+                self.folder.display()
+            ));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The fault harness: chatpulse as processes on Apache Kafka, broken on purpose, and judged.
+//!
+//! ```text
+//! load ──► producers ──► Kafka ──► enrichers ──► Kafka ──► sinks ──► store
+//!   │                      ▲ proxies, kill -9, SIGSTOP, …   ▲          │
+//!   └── acknowledged ──────────────► judge ◄───────────────────────────┘
+//! ```
+
+mod judge;
+mod kafka;
+mod load;
+mod output;
+mod process;
+mod run;
+mod scenarios;
+mod site;
+mod stage;
+mod store;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Breaks chatpulse on Apache Kafka and proves that nothing acknowledged is lost or doubled.
+#[derive(Debug, Parser)]
+#[command(arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes the faults and judges. Exit code 1 where something was lost or doubled.
+    #[command(after_help = "Examples:
+  cargo run -p chatpulse-faults -- run --kills 200
+  cargo run -p chatpulse-faults -- run --only kill-sink --seed 7")]
+    Run(RunArgs),
+    /// Lists the faults.
+    List,
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// kill -9 of stages, over all such scenarios.
+    #[arg(long, default_value_t = 200)]
+    kills: u32,
+    /// Repeats the schedule of an earlier run.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only this scenario; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Items sent in a second, about.
+    #[arg(long, default_value_t = 600)]
+    rate: u32,
+    /// The binary under test (default: the one beside this program).
+    #[arg(long, value_name = "PATH")]
+    chatpulse: Option<PathBuf>,
+    /// Where logs and data are kept; kept after the run (default: a temporary folder, kept only
+    /// where something failed).
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Parts of the embedded engines bring rustls without a provider, and then every HTTP client
+    // wants one. Nobody else installs one in this process.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let result = match cli.command {
+        Command::List => {
+            for scenario in scenarios::SCENARIOS {
+                output::result(&format!("{:<24} {}", scenario.name, scenario.title));
+            }
+            Ok(true)
+        }
+        Command::Run(args) => tokio::runtime::Runtime::new()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(run::run(args))),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            output::note(&format!("error: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
