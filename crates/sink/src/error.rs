@@ -1,6 +1,4 @@
 use chatpulse_kafka::{Classified, Disposition, GroupError, KafkaError};
-use chatpulse_model::avro::AvroError;
-use chatpulse_store::StoreError;
 
 /// Why a partition could not be carried further.
 #[derive(Debug, thiserror::Error)]
@@ -8,26 +6,33 @@ pub enum PartitionError {
     /// Reading or committing failed.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
-    /// The store refused a range for good.
-    #[error("the store does not take range {token}")]
-    Store {
-        /// The range.
-        token: String,
-        /// The store's answer.
-        source: StoreError,
-    },
-    /// A record is no outcome.
+    /// So many outcomes are missing that it is no damage of single records.
     #[error(
-        "offset {offset} of {partition} is no outcome that this version reads: {source}. Is another \
-         program writing to this topic, or a newer version?"
+        "{partition}: raw offsets {expected} to {} have no outcome, which is too many to note each \
+         as lost: find out what became of the topic, and only then let the sink's group go on",
+        .found - 1
     )]
-    Decode {
-        /// The partition.
+    Gap {
+        /// The partition of chat.events.
         partition: String,
-        /// The record's offset.
-        offset: i64,
-        /// What is wrong with it.
-        source: AvroError,
+        /// First raw offset without an outcome.
+        expected: i64,
+        /// First raw offset with one.
+        found: i64,
+    },
+    /// The store holds rows of raw offsets that chat.raw has not reached: it was made again.
+    #[error(
+        "{raw} ends before offset {high}, and the store holds its outcomes up to offset {stored}: the \
+         topic was deleted and made again, and its new records cannot be told from the stored ones. \
+         Give the installation another topic prefix and another database"
+    )]
+    RawIsShorter {
+        /// The partition of chat.raw.
+        raw: String,
+        /// Offset that its next record will get.
+        high: i64,
+        /// Raw offset that the store has reached.
+        stored: i64,
     },
 }
 
@@ -35,8 +40,7 @@ impl Classified for PartitionError {
     fn disposition(&self) -> Disposition {
         match self {
             Self::Kafka(error) => error.disposition(),
-            // What passes by itself is retried where it happens.
-            Self::Store { .. } | Self::Decode { .. } => Disposition::Fatal,
+            Self::Gap { .. } | Self::RawIsShorter { .. } => Disposition::Fatal,
         }
     }
 }

@@ -1,19 +1,22 @@
 //! The sink: `chat.events` → ClickHouse, every outcome once, in the table and in every view.
 //!
 //! ```text
-//! next batch ──► range [first, end) ──► commit the range ──► insert as one block, one token ──► commit its end
-//!                                            │ crash
-//!                                            └──► the same range again, with the same token
+//! outcomes ──► raw offsets [start, end) ──► commit the range ──► insert as one block, one token ──► commit its end
+//!                                                 │ crash
+//!                                                 └──► the same range again, with the same token
 //! ```
 //!
 //! The range is committed before it is inserted ([`ledger`]), fenced by the group's generation, so
 //! whoever comes next inserts exactly the same rows under the same token, and ClickHouse drops what
-//! it already has.
+//! it already has. A record that is no outcome is noted and passed over; raw offsets whose outcomes
+//! are missing, and rows that ClickHouse refuses, are stored as rejections ([`partition`]).
 
+mod carry;
 mod error;
 mod ledger;
 mod metrics;
 mod partition;
+mod unstored;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -51,8 +54,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Carries outcomes until `shutdown`; passing failures are retried.
 ///
 /// # Errors
-/// A failure that does not pass by itself: wrong settings, another schema, a record that is no
-/// outcome.
+/// A failure that does not pass by itself: wrong settings, a topic that was cut or made again. What
+/// an operator mends in the store is waited for.
 pub async fn run(
     config: Config,
     metrics: Metrics,

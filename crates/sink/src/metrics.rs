@@ -1,14 +1,18 @@
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
 /// What a sink counts.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     stored: IntCounter,
     repeated: IntCounter,
-    skipped: IntCounter,
+    lost: IntCounter,
+    undecodable: IntCounter,
+    refused: IntCounter,
+    cuts: IntCounter,
     retries: IntCounter,
+    waiting: IntGauge,
     rows: Histogram,
     insert: Histogram,
 }
@@ -26,6 +30,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let waiting = IntGauge::new(
+            "chatpulse_sink_waiting_for_operator",
+            "Partitions that stand still until an operator mends the store: see the log.",
+        )?;
+        registry.register(Box::new(waiting.clone()))?;
         Ok(Self {
             stored: counter(
                 "chatpulse_sink_stored_total",
@@ -35,10 +44,23 @@ impl Metrics {
                 "chatpulse_sink_repeated_total",
                 "Outcomes dropped because a writer wrote them again.",
             )?,
-            skipped: counter(
-                "chatpulse_sink_skipped_raw_offsets_total",
-                "Holes found in the raw offsets of outcomes: run `chatpulse audit`.",
+            lost: counter(
+                "chatpulse_sink_outcomes_lost_total",
+                "Raw offsets without an outcome, stored as rejections (outcome_lost).",
             )?,
+            undecodable: counter(
+                "chatpulse_sink_undecodable_total",
+                "Records of chat.events that are no outcomes, noted in undecodable_outcomes.",
+            )?,
+            refused: counter(
+                "chatpulse_sink_refused_total",
+                "Outcomes that the store refused, stored as rejections (refused_by_store).",
+            )?,
+            cuts: counter(
+                "chatpulse_sink_cuts_total",
+                "Blocks cut in half because the store refused one of their rows.",
+            )?,
+            waiting,
             retries: counter("chatpulse_sink_retries_total", "Inserts tried again.")?,
             rows: histogram(
                 "chatpulse_sink_batch_rows",
@@ -72,7 +94,23 @@ impl Metrics {
         self.repeated.inc();
     }
 
-    pub(crate) fn gap(&self) {
-        self.skipped.inc();
+    pub(crate) fn lost(&self, offsets: i64) {
+        self.lost.inc_by(u64::try_from(offsets).unwrap_or(0));
+    }
+
+    pub(crate) fn undecodable(&self, records: usize) {
+        self.undecodable.inc_by(records as u64);
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.inc();
+    }
+
+    pub(crate) fn cut(&self) {
+        self.cuts.inc();
+    }
+
+    pub(crate) fn waits_for_operator(&self, waits: bool) {
+        self.waiting.add(if waits { 1 } else { -1 });
     }
 }

@@ -23,6 +23,20 @@ pub enum StoreError {
         /// The client's error.
         source: Error,
     },
+    /// The server refused the content of a row after a part of the block had come in (a view
+    /// failed): the block can only be completed, under its own token.
+    #[error(
+        "{stored} of {rows} rows are in table events although ClickHouse refused the block: a view \
+         fails; repair it, the block is completed then"
+    )]
+    Torn {
+        /// Rows of the block that are in `events`.
+        stored: u64,
+        /// Rows of the block.
+        rows: usize,
+        /// The refusal.
+        source: Box<StoreError>,
+    },
     /// The time limit passed: what the server did is not known.
     #[error("ClickHouse did not answer within {after:?} while {doing}")]
     Timeout {
@@ -72,10 +86,12 @@ pub enum StoreError {
 pub enum Disposition {
     /// The same insert again, with the same token, after a pause. Nothing may overtake it.
     Retry,
-    /// The server cannot take the content of a row: cut the batch to find it.
+    /// The server cannot take the content of a row, and nothing of the block is in `events`: cut
+    /// the block to find the row.
     Poison,
-    /// Neither waiting nor cutting helps: stop and let an operator see it.
-    Fatal,
+    /// Schema, rights or settings: an operator must see it. The same insert again once it is mended;
+    /// nothing may overtake it.
+    Operator,
 }
 
 impl StoreError {
@@ -85,10 +101,21 @@ impl StoreError {
             StoreError::Server { code, .. } => of_code(*code),
             StoreError::Unreachable { .. } | StoreError::Timeout { .. } => Disposition::Retry,
             StoreError::Schema { .. }
+            | StoreError::Torn { .. }
             | StoreError::MigrationChanged { .. }
             | StoreError::SchemaTooNew { .. }
-            | StoreError::SchemaTooOld { .. } => Disposition::Fatal,
+            | StoreError::SchemaTooOld { .. } => Disposition::Operator,
         }
+    }
+
+    /// ClickHouse's code and its name where it refused the content of a row, e.g.
+    /// `469 VIOLATED_CONSTRAINT`. The message stays out: it quotes the content.
+    pub fn refusal(&self) -> Option<String> {
+        let StoreError::Server { code, .. } = self else {
+            return None;
+        };
+        let (code, name) = POISON.iter().find(|(known, _)| known == code)?;
+        Some(format!("{code} {name}"))
     }
 
     pub(crate) fn from_client(doing: &'static str, error: Error) -> StoreError {
@@ -143,23 +170,37 @@ fn bounded(mut message: String) -> String {
     message
 }
 
-/// Sorts ClickHouse's exception codes (src/Common/ErrorCodes.cpp there).
+/// Codes by which ClickHouse refuses the content of a row (src/Common/ErrorCodes.cpp there), none
+/// of which an altered schema can cause as well. So not INCORRECT_DATA (117), which is also its
+/// answer to a column that is gone or has another type.
+const POISON: &[(u32, &str)] = &[
+    (6, "CANNOT_PARSE_TEXT"),
+    (38, "CANNOT_PARSE_DATE"),
+    (41, "CANNOT_PARSE_DATETIME"),
+    (69, "ARGUMENT_OUT_OF_BOUND"),
+    (72, "CANNOT_PARSE_NUMBER"),
+    (128, "TOO_LARGE_ARRAY_SIZE"),
+    (131, "TOO_LARGE_STRING_SIZE"),
+    (321, "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE"),
+    (376, "CANNOT_PARSE_UUID"),
+    (395, "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"),
+    (407, "DECIMAL_OVERFLOW"),
+    (469, "VIOLATED_CONSTRAINT"),
+];
+
+/// Sorts ClickHouse's exception codes.
 fn of_code(code: u32) -> Disposition {
     match code {
-        // The content of a row: CANNOT_PARSE_TEXT, _DATE, _DATETIME, _NUMBER, _UUID, CANNOT_CONVERT_TYPE,
-        // ARGUMENT_OUT_OF_BOUND, INCORRECT_DATA, TOO_LARGE_ARRAY_SIZE, TOO_LARGE_STRING_SIZE,
-        // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE, CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN,
-        // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO, DECIMAL_OVERFLOW, VIOLATED_CONSTRAINT.
-        6 | 38 | 41 | 69 | 70 | 72 | 117 | 128 | 131 | 321 | 349 | 376 | 395 | 407 | 469 => {
-            Disposition::Poison
-        }
-        // The schema, the query or the rights: NOT_FOUND_COLUMN_IN_BLOCK, NO_SUCH_COLUMN_IN_TABLE,
+        _ if POISON.iter().any(|(known, _)| *known == code) => Disposition::Poison,
+        // The schema, the query or the rights: THERE_IS_NO_COLUMN, NOT_FOUND_COLUMN_IN_BLOCK,
+        // NO_SUCH_COLUMN_IN_TABLE, NUMBER_OF_COLUMNS_DOESNT_MATCH,
         // NUMBER_OF_ARGUMENTS_DOESNT_MATCH, ILLEGAL_TYPE_OF_ARGUMENT, UNKNOWN_FUNCTION,
         // UNKNOWN_IDENTIFIER, UNKNOWN_TYPE, TYPE_MISMATCH, UNKNOWN_TABLE, SYNTAX_ERROR,
-        // UNKNOWN_FORMAT, UNKNOWN_DATABASE, UNKNOWN_SETTING, UNKNOWN_USER, WRONG_PASSWORD,
-        // REQUIRED_PASSWORD, ACCESS_DENIED, AUTHENTICATION_FAILED.
-        10 | 16 | 42 | 43 | 46 | 47 | 50 | 53 | 60 | 62 | 73 | 81 | 115 | 192 | 193 | 194 | 497
-        | 516 => Disposition::Fatal,
+        // CANNOT_CONVERT_TYPE, UNKNOWN_FORMAT, UNKNOWN_DATABASE, UNKNOWN_SETTING, INCORRECT_DATA,
+        // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN,
+        // ACCESS_DENIED, AUTHENTICATION_FAILED.
+        8 | 10 | 16 | 20 | 42 | 43 | 46 | 47 | 50 | 53 | 60 | 62 | 70 | 73 | 81 | 115 | 117
+        | 192 | 193 | 194 | 349 | 497 | 516 => Disposition::Operator,
         // TIMEOUT_EXCEEDED, READONLY, TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR,
         // NO_ZOOKEEPER, ABORTED, MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE,
         // TOO_MANY_PARTS, UNKNOWN_STATUS_OF_INSERT, KEEPER_EXCEPTION, a body cut short
@@ -179,8 +220,19 @@ mod tests {
     #[test]
     fn the_exception_code_decides_what_to_do() {
         for (message, disposition) in [
+            // The fault list: too many parts, no space, read-only, memory, timeouts, unknown
+            // status, keeper.
             (
                 "Code: 252. DB::Exception: Too many parts",
+                Disposition::Retry,
+            ),
+            (
+                "Code: 243. DB::Exception: Not enough space",
+                Disposition::Retry,
+            ),
+            ("Code: 164. DB::Exception: Readonly", Disposition::Retry),
+            (
+                "Code: 242. DB::Exception: Table is read-only",
                 Disposition::Retry,
             ),
             (
@@ -188,14 +240,44 @@ mod tests {
                 Disposition::Retry,
             ),
             (
-                "Code: 117. DB::Exception: Incorrect data",
-                Disposition::Poison,
+                "Code: 159. DB::Exception: Timeout exceeded",
+                Disposition::Retry,
             ),
-            ("Code: 60. DB::Exception: Unknown table", Disposition::Fatal),
+            (
+                "Code: 209. DB::Exception: Socket timeout",
+                Disposition::Retry,
+            ),
+            (
+                "Code: 319. DB::Exception: Unknown status of insert",
+                Disposition::Retry,
+            ),
+            ("Code: 999. DB::Exception: Keeper", Disposition::Retry),
+            (
+                "Code: 33. DB::Exception: Cannot read all data",
+                Disposition::Retry,
+            ),
             ("503 Service Unavailable", Disposition::Retry),
             (
                 "Code: 99999. DB::Exception: of a later release",
                 Disposition::Retry,
+            ),
+            ("Code: 469. DB::Exception: Constraint", Disposition::Poison),
+            ("Code: 395. DB::Exception: throwIf", Disposition::Poison),
+            (
+                "Code: 117. DB::Exception: Type of 'x' must be",
+                Disposition::Operator,
+            ),
+            (
+                "Code: 16. DB::Exception: No such column",
+                Disposition::Operator,
+            ),
+            (
+                "Code: 60. DB::Exception: Unknown table",
+                Disposition::Operator,
+            ),
+            (
+                "Code: 516. DB::Exception: Authentication failed",
+                Disposition::Operator,
             ),
         ] {
             assert_eq!(server(message).disposition(), disposition, "{message}");
@@ -203,11 +285,22 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_is_retried_and_a_wrong_schema_is_not() {
+    fn a_refusal_is_told_by_code_and_name_without_the_content_that_the_server_quotes() {
+        let refused =
+            server("Code: 469. DB::Exception: Constraint on `mail@shop.example` violated");
+        assert_eq!(
+            refused.refusal().as_deref(),
+            Some("469 VIOLATED_CONSTRAINT")
+        );
+        assert_eq!(server("Code: 60. DB::Exception: x").refusal(), None);
+    }
+
+    #[test]
+    fn a_lost_connection_is_retried_and_a_wrong_schema_waits_for_an_operator() {
         let lost = StoreError::from_client("testing", Error::TimedOut);
         assert_eq!(lost.disposition(), Disposition::Retry);
         let wrong = StoreError::from_client("testing", Error::SchemaMismatch("x".to_owned()));
-        assert_eq!(wrong.disposition(), Disposition::Fatal);
+        assert_eq!(wrong.disposition(), Disposition::Operator);
     }
 
     #[test]

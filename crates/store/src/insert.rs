@@ -4,8 +4,8 @@ use clickhouse::Client;
 use clickhouse::error::Error;
 
 use crate::Store;
-use crate::error::StoreError;
-use crate::rows::EventRow;
+use crate::error::{Disposition, StoreError};
+use crate::rows::{EventRow, UndecodableOutcome};
 
 /// What an insert sent. Whether the server took the rows or knew the token is all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +20,11 @@ impl Store {
     /// Inserts one recorded range of outcomes into `events` and, through the views, into the
     /// tables that they fill.
     ///
-    /// `token` names the range (`topic:partition:first-end`). Repeating a call with the same
-    /// token and rows changes nothing, in any table, and completes what an earlier attempt left
-    /// half done. Returns only when the server has confirmed; on an error what the server did is
-    /// not known, and [`StoreError::disposition`] says what to do.
+    /// `rows` are of one raw partition, and `token` names their range. Repeating a call with the
+    /// same token changes nothing, in any table, and with the same rows completes what an earlier
+    /// attempt left half done. Returns only when the server has confirmed. On an error
+    /// [`StoreError::disposition`] says what to do: for [`Disposition::Poison`] nothing of the block
+    /// is in `events`, else what the server did is not known.
     pub async fn insert_events(
         &self,
         token: &str,
@@ -32,6 +33,21 @@ impl Store {
         if rows.is_empty() {
             return Ok(Inserted { rows: 0 });
         }
+        let Err(error) = self.send(token, rows).await else {
+            return Ok(Inserted { rows: rows.len() });
+        };
+        match error.disposition() {
+            Disposition::Retry => Err(error),
+            Disposition::Poison => Err(self.judge_refusal(error, rows).await),
+            Disposition::Operator => {
+                // The columns may have been altered under us: ask again next time.
+                self.client.clear_cached_metadata().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn send(&self, token: &str, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
         let client =
             one_block(&self.client, rows.len()).with_setting("insert_deduplication_token", token);
         // Opening may fetch the table's columns, which has no time limit of its own.
@@ -48,21 +64,85 @@ impl Store {
             }
             insert.end().await
         };
-        match sent.await {
-            Ok(()) => Ok(Inserted { rows: rows.len() }),
-            Err(Error::TimedOut) => Err(StoreError::Timeout {
+        sent.await.map_err(|error| match error {
+            Error::TimedOut => StoreError::Timeout {
                 doing: DOING,
                 after: self.config.insert_timeout,
-            }),
-            Err(error) => {
-                let error = StoreError::from_client(DOING, error);
-                if error.disposition() == crate::Disposition::Fatal {
-                    // The columns may have been altered under us: ask again next time.
-                    self.client.clear_cached_metadata().await;
-                }
-                Err(error)
-            }
+            },
+            error => StoreError::from_client(DOING, error),
+        })
+    }
+
+    /// A refusal may be acted upon only where nothing of the block has come in: a view can fail
+    /// after the table has taken the block.
+    async fn judge_refusal(&self, refusal: StoreError, rows: &[EventRow<'_>]) -> StoreError {
+        match self.stored_rows(rows).await {
+            Ok(0) => refusal,
+            Ok(stored) => StoreError::Torn {
+                stored,
+                rows: rows.len(),
+                source: Box::new(refusal),
+            },
+            Err(unknown) => unknown,
         }
+    }
+
+    /// How many rows of `events` stand at the raw positions of `rows`, which are of one partition.
+    async fn stored_rows(&self, rows: &[EventRow<'_>]) -> Result<u64, StoreError> {
+        let bounds = |key: fn(&EventRow<'_>) -> i64| {
+            let keys = || rows.iter().map(key);
+            keys().min().zip(keys().max()).unwrap_or_default()
+        };
+        let (first, last) = bounds(|row| row.offset);
+        // Spares the months that hold none of them.
+        let (earliest, latest) = bounds(|row| row.received_at);
+        let query = self
+            .client
+            .query(
+                "SELECT count() FROM events
+                 WHERE partition = ? AND offset BETWEEN ? AND ?
+                   AND received_at BETWEEN fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+                                       AND fromUnixTimestamp64Milli(toInt64(?), 'UTC')",
+            )
+            .bind(rows.first().map_or(0, |row| row.partition))
+            .bind(first)
+            .bind(last)
+            .bind(earliest)
+            .bind(latest);
+        self.within("looking for rows of a refused block", query.fetch_one())
+            .await
+    }
+
+    /// First raw offset of `partition` above all that `events` holds; `None` where it holds none.
+    pub async fn stored_until(&self, partition: i32) -> Result<Option<i64>, StoreError> {
+        let query = self
+            .client
+            .query("SELECT maxOrNull(offset) + 1 FROM events WHERE partition = ?")
+            .bind(partition);
+        self.within("looking for the last row of a partition", query.fetch_one())
+            .await
+    }
+
+    /// Notes records of chat.events that cannot be decoded. Noting one again changes nothing.
+    pub async fn note_undecodable(&self, records: &[UndecodableOutcome]) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let insert = async {
+            let mut insert = self
+                .client
+                .insert::<UndecodableOutcome>("undecodable_outcomes")
+                .await?;
+            for record in records {
+                insert.write(record).await?;
+            }
+            insert.end().await
+        };
+        let noted = self.within("noting undecodable records", insert).await;
+        if noted.is_err() {
+            self.client.clear_cached_metadata().await;
+        }
+        noted
     }
 }
 
@@ -79,6 +159,8 @@ fn one_block(client: &Client, rows: usize) -> Client {
         .with_setting("max_insert_block_size", rows.as_str())
         .with_setting("min_insert_block_size_rows", rows.as_str())
         .with_setting("min_insert_block_size_bytes", "0")
+        // Late records of many months in one block are no fault.
+        .with_setting("max_partitions_per_insert_block", "0")
         .with_setting("wait_end_of_query", "1")
         // Progress would send the status, 200, before the outcome is known.
         .with_setting("send_progress_in_http_headers", "0")

@@ -28,7 +28,7 @@ pub use queries::{
     Books, BrowserLoss, Cohort, GapCount, MetricRow, NameHealth, Rejected, RejectionCount,
     TypeHealth, Window,
 };
-pub use rows::EventRow;
+pub use rows::{EventRow, OUTCOME_LOST, REFUSED_BY_STORE, UndecodableOutcome};
 
 use std::future::Future;
 

@@ -34,6 +34,7 @@ migrations! {
     2 "0002_facts.sql",
     3 "0003_reference.sql",
     4 "0004_metrics.sql",
+    5 "0005_poison.sql",
 }
 
 impl Migration {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Store;
 use crate::error::StoreError;
+use crate::rows::UndecodableOutcome;
 
 /// A span of time, `[since_ms, until_ms)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -335,6 +336,20 @@ impl Store {
             .bind(window.until_ms)
             .bind(limit);
         self.within("reading rejections", query.fetch_all()).await
+    }
+
+    /// Records of chat.events that could not be decoded, at most `limit`, by position.
+    pub async fn undecodable(&self, limit: u32) -> Result<Vec<UndecodableOutcome>, StoreError> {
+        let query = self
+            .client
+            .query(
+                "SELECT partition, offset, toUnixTimestamp64Milli(u.appended_at) AS appended_at,
+                        bytes, sha256, detail
+                 FROM undecodable_outcomes AS u FINAL ORDER BY partition, offset, sha256 LIMIT ?",
+            )
+            .bind(limit);
+        self.within("reading undecodable records", query.fetch_all())
+            .await
     }
 
     /// Losses in the browser, of page sessions whose last event was received in the window.

@@ -1,129 +1,117 @@
-use std::collections::{BTreeMap, BTreeSet};
-
-use proptest::{collection::vec, prelude::*};
-
 use super::*;
 
+const WIDE: Watermarks = Watermarks {
+    low: 0,
+    high: 1_000,
+};
+
+fn found(committed: &[Option<i64>]) -> Found<'_> {
+    Found {
+        committed,
+        events: WIDE,
+        raw: WIDE,
+        stored: None,
+    }
+}
+
+fn load(committed: [Option<i64>; 3]) -> Ledger {
+    Ledger::load(&found(&committed)).expect("raw is long enough")
+}
+
 #[test]
-fn a_new_partition_starts_where_its_log_begins() {
-    let ledger = Ledger::load(&[None, None, None], 7);
-    assert_eq!(ledger.pending(), None);
-    assert_eq!(ledger.next(), 7);
-    assert_eq!(ledger.watermark(), Watermark::at(0));
+fn a_new_partition_begins_with_the_first_outcome_or_what_raw_still_has() {
+    for (raw_low, first_outcome, begins) in [(0, 0, 0), (7, 9, 7), (9, 7, 7)] {
+        let mut ledger = Ledger::load(&Found {
+            events: Watermarks { low: 5, high: 90 },
+            raw: Watermarks {
+                low: raw_low,
+                high: 90,
+            },
+            ..found(&[None, None, None])
+        })
+        .expect("raw is long enough");
+        assert_eq!((ledger.read_from(), ledger.pending()), (5, 0));
+        assert!(!ledger.has_begun());
+        ledger.begin(first_outcome);
+        ledger.begin(first_outcome + 50);
+        assert_eq!((ledger.watermark(), ledger.has_begun()), (begins, true));
+    }
 }
 
 #[test]
 fn a_range_that_was_decided_and_not_done_is_pending() {
-    let mut ledger = Ledger::load(&[Some(10), Some(10), Some(9)], 0);
-    ledger.decide(25);
-    assert_eq!(ledger.offsets(), [10, 25, 9]);
-    let successor = Ledger::load(&ledger.offsets().map(Some), 0);
-    assert_eq!(successor.pending(), Some(10..25));
+    let mut ledger = load([Some(12), Some(10), Some(10)]);
+    ledger.decide(15);
+    assert_eq!(ledger.offsets(), [12, 25, 10]);
+    let successor = load(ledger.offsets().map(Some));
+    assert_eq!(successor.pending(), 15);
     assert_eq!(successor, ledger);
 }
 
 #[test]
 fn a_range_that_is_done_is_not_pending() {
-    let mut ledger = Ledger::load(&[Some(10), Some(25), Some(9)], 0);
-    ledger.done(Watermark::at(20));
-    assert_eq!(ledger.offsets(), [25, 25, 20]);
-    assert_eq!(ledger.pending(), None);
+    let mut ledger = load([Some(12), Some(25), Some(10)]);
+    ledger.done(40);
+    assert_eq!(ledger.offsets(), [40, 25, 25]);
+    assert_eq!(ledger.pending(), 0);
 }
 
 #[test]
-fn the_token_names_topic_partition_and_range() {
-    let mut ledger = Ledger::load(&[Some(10), None, None], 0);
-    ledger.decide(25);
-    assert_eq!(
-        ledger.token(&TopicPartition::new("chat.events", 3)),
-        "chat.events:3:10-25"
-    );
+fn a_refused_range_is_decided_anew_from_the_same_start() {
+    let mut ledger = load([Some(12), Some(25), Some(10)]);
+    ledger.decide(7);
+    assert_eq!(ledger.offsets(), [12, 17, 10]);
 }
 
-/// A store that drops a block whose token it knows.
-#[derive(Default)]
-struct Store {
-    blocks: BTreeMap<String, Vec<i64>>,
+#[test]
+fn the_token_names_the_raw_partition_and_range() {
+    let ledger = load([Some(12), Some(25), Some(10)]);
+    let raw = TopicPartition::new("chat.raw", 3);
+    assert_eq!(ledger.token(&raw), "chat.raw:3:10-25");
 }
 
-/// Where a run of the sink dies.
-#[derive(Clone, Copy, Debug)]
-enum Death {
-    BeforeDecision,
-    AfterDecision,
-    AfterInsert,
-    None,
-}
-
-proptest! {
-    /// Guarantee 6, without a broker: whatever is repeated in the log, and wherever the sink dies,
-    /// every raw offset is stored once, and repeated inserts carry the same rows.
-    #[test]
-    fn every_outcome_is_stored_once_wherever_the_sink_dies(
-        repeats in vec((0..20usize, 1..6usize), 0..10),
-        steps in vec((1..9i64, prop::sample::select(vec![
-            Death::BeforeDecision, Death::AfterDecision, Death::AfterInsert, Death::None,
-        ])), 1..60),
-    ) {
-        // A log of raw offsets 0..20 in which zombies repeat earlier ones.
-        let mut log: Vec<i64> = (0..20).collect();
-        for (at, count) in repeats {
-            let until = log[at];
-            let first = (until + 1 - count as i64).max(0);
-            let zombie: Vec<i64> = (first..=until).collect();
-            let position = at + 1;
-            log.splice(position..position, zombie);
-        }
-        let partition = TopicPartition::new("chat.events", 0);
-        let mut committed = [None; 3];
-        let mut store = Store::default();
-
-        let insert = |ledger: &Ledger, store: &mut Store| {
-            let mut watermark = ledger.watermark();
-            let range = ledger.offsets();
-            let rows: Vec<i64> = log[range[0] as usize..range[1] as usize]
-                .iter()
-                .copied()
-                .filter(|&raw| {
-                    watermark.admit(raw) != chatpulse_model::watermark::Admission::Repeated
-                })
-                .collect();
-            let token = ledger.token(&partition);
-            match store.blocks.get(&token) {
-                Some(known) => assert_eq!(known, &rows, "the same token with other rows"),
-                None => { store.blocks.insert(token, rows); }
-            }
-            watermark
-        };
-
-        let mut steps = steps.into_iter().chain(std::iter::repeat((100, Death::None)));
-        let mut rounds = 0;
-        'runs: loop {
-            let mut ledger = Ledger::load(&committed, 0);
-            if ledger.pending().is_some() {
-                let watermark = insert(&ledger, &mut store);
-                ledger.done(watermark);
-                committed = ledger.offsets().map(Some);
-            }
-            loop {
-                rounds += 1;
-                prop_assert!(rounds < 1_000, "no progress");
-                if ledger.next() as usize == log.len() {
-                    break 'runs;
-                }
-                let Some((size, death)) = steps.next() else { break };
-                if matches!(death, Death::BeforeDecision) { continue 'runs; }
-                ledger.decide((ledger.next() + size).min(log.len() as i64));
-                committed = ledger.offsets().map(Some);
-                if matches!(death, Death::AfterDecision) { continue 'runs; }
-                let watermark = insert(&ledger, &mut store);
-                if matches!(death, Death::AfterInsert) { continue 'runs; }
-                ledger.done(watermark);
-                committed = ledger.offsets().map(Some);
-            }
-        }
-        let stored: Vec<i64> = store.blocks.values().flatten().copied().collect();
-        prop_assert_eq!(stored.len(), 20);
-        prop_assert_eq!(stored.into_iter().collect::<BTreeSet<_>>().len(), 20);
+#[test]
+fn the_range_survives_when_chat_events_was_deleted_and_made_again() {
+    // Brokers that drop the offset with the topic, and one that keeps it beyond the new log.
+    for place in [None, Some(800)] {
+        let ledger = Ledger::load(&Found {
+            events: Watermarks { low: 0, high: 30 },
+            ..found(&[place, Some(25), Some(10)])
+        })
+        .expect("raw is long enough");
+        assert_eq!(ledger.offsets(), [0, 25, 10]);
     }
+}
+
+#[test]
+fn a_watermark_that_the_broker_forgot_is_asked_of_the_store() {
+    let ledger = Ledger::load(&Found {
+        stored: Some(70),
+        ..found(&[Some(90), Some(40), None])
+    })
+    .expect("raw is long enough");
+    assert_eq!(ledger.offsets(), [90, 70, 70]);
+    assert!(ledger.has_begun());
+}
+
+#[test]
+fn a_raw_topic_that_was_made_again_is_refused() {
+    for (committed, stored) in [
+        ([None, Some(40), Some(31)], None),
+        ([None, Some(31), Some(31)], None),
+        ([None, None, None], Some(31)),
+    ] {
+        let shorter = Ledger::load(&Found {
+            raw: Watermarks { low: 0, high: 30 },
+            stored,
+            ..found(&committed)
+        });
+        assert!(shorter.is_err(), "{committed:?} {stored:?}");
+    }
+    // What ends exactly there is all stored.
+    let whole = Ledger::load(&Found {
+        raw: Watermarks { low: 0, high: 30 },
+        ..found(&[Some(40), Some(30), Some(30)])
+    });
+    assert!(whole.is_ok());
 }

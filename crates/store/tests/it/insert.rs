@@ -1,5 +1,5 @@
 use chatpulse_embedded::clickhouse::ClickHouse;
-use chatpulse_model::{Actor, Event, EventType, Outcome, Phase, ScoreKind};
+use chatpulse_model::{Actor, Event, EventType, Outcome, Phase, ReplayOf, ScoreKind};
 use chatpulse_store::{Disposition, EventRow, Store, StoreConfig, StoreError};
 use clickhouse::Client;
 
@@ -88,6 +88,11 @@ async fn every_field_of_an_event_arrives() {
         phase: Some(Phase::Waiting),
         response_time_ms: Some(1_250),
         message_gap: Some(-1),
+        replay_of: Some(ReplayOf {
+            partition: 5,
+            offset: 77,
+            folded: true,
+        }),
         ..event(9)
     };
     insert(&store, "t", &[full, rejected(10)]).await;
@@ -103,11 +108,11 @@ async fn every_field_of_an_event_arrives() {
         "(3,9,'accepted',NULL,'d',NULL,NULL,'acme','watermelon','web','x','custom','system',true,'e9',",
         "'2024-06-03 12:00:00.000','native','2024-06-03 12:00:00.000','c1','s1',4,'v','w','web','de',",
         "'https://shop.example/','https://shop.example/p','chatpulse.js/1.0',7,4.5,'stars','lead',",
-        "{'k':'\u{202e} 🙂 \\' \\\\ \\n'},2,'waiting',1250,-1)|",
+        "{'k':'\u{202e} 🙂 \\' \\\\ \\n'},2,'waiting',1250,-1,5,77)|",
         "(0,10,'rejected','invalid_json','no JSON at byte 3',17,",
         "'abababababababababababababababababababababababababababababababab','acme','watermelon','web','',",
         "'unknown','system',true,'','2024-06-03 12:00:00.000','native','2024-06-03 12:00:00.000',",
-        "NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,{},NULL,NULL,NULL,NULL)",
+        "NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,{},NULL,NULL,NULL,NULL,NULL,NULL)",
     );
     assert_eq!(text, expected);
 }
@@ -211,7 +216,7 @@ async fn an_unreachable_server_is_retried_and_a_missing_table_is_not() {
 
     let unmigrated = Store::new(&config("insert_unmigrated"));
     let error = unmigrated.insert_events("t", &rows).await.unwrap_err();
-    assert_eq!(error.disposition(), Disposition::Fatal, "{error}");
+    assert_eq!(error.disposition(), Disposition::Operator, "{error}");
 }
 
 #[tokio::test]

@@ -7,4 +7,5 @@ mod health;
 mod insert;
 mod metrics;
 mod migrations;
+mod poison;
 mod support;

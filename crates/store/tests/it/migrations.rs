@@ -57,7 +57,7 @@ async fn a_changed_migration_and_a_newer_database_are_refused() {
         matches!(newer, StoreError::SchemaTooNew { version: 9999, .. }),
         "{newer}"
     );
-    assert_eq!(newer.disposition(), Disposition::Fatal);
+    assert_eq!(newer.disposition(), Disposition::Operator);
     execute(
         &client,
         "ALTER TABLE schema_migrations DELETE WHERE version = 9999 SETTINGS mutations_sync = 2",

@@ -1,0 +1,1 @@
+//! The protocol between sink, committed offsets and store, as a model.
