@@ -154,7 +154,7 @@ impl<T: Versioned> Codec<T> {
         config.max_seq_size = MAX_ITEMS;
         let mut state = DeserializerState::with_config(SliceRead::new(datum), config);
         let record = T::deserialize(state.deserializer())
-            .map_err(|error| AvroError::Decode(error.to_string()))?;
+            .map_err(|error| AvroError::Decode(without_content(&error.to_string())))?;
         match state.into_reader().read(&mut [0]) {
             Ok(0) => Ok(record),
             _ => Err(AvroError::Trailing),
@@ -182,6 +182,14 @@ impl<T: Versioned> Codec<T> {
             ));
         }
         Err(AvroError::Framing)
+    }
+}
+
+/// serde quotes the value that it did not expect, which may be personal and of any length.
+fn without_content(error: &str) -> String {
+    match error.split_once(['`', '"', '\'']) {
+        Some((before, _)) => format!("{before}…"),
+        None => error.to_owned(),
     }
 }
 

@@ -17,21 +17,22 @@ const PHONE: &str = "[phone]";
 const PHONE_DIGITS: usize = 7;
 
 /// The address sign may be percent-encoded, also twice, or full-width; the local part may be quoted.
+/// Characters that are not seen (`Cf`: joiners, marks of direction) hide nothing.
 static EMAIL_ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r#"(?x)
-        (?: [\p{L}\p{N}\p{M}!\#$%&'*+^_`{|}~.-]+ | "[^"@\[\]]{1,64}" )
-        (?: @ | %(?:25)*40 | \u{FF20} | \u{FE6B} )
-        (?: [\p{L}\p{N}] (?: [\p{L}\p{N}\p{M}.-]* [\p{L}\p{N}] )? | \[ [0-9A-Fa-f:.]+ \] )"#,
+        (?: [\p{L}\p{N}\p{M}\p{Cf}!\#$%&'*+^_`{|}~.-]+ | "[^"@\[\]]{1,64}" \p{Cf}* )
+        (?: @ | %(?:25)*40 | \u{FF20} | \u{FE6B} ) \p{Cf}*
+        (?: [\p{L}\p{N}] (?: [\p{L}\p{N}\p{M}\p{Cf}.-]* [\p{L}\p{N}] )? | \[ [0-9A-Fa-f:.]+ \] )"#,
     )
 });
 
-/// Seven or more digits with up to three separators between two of them.
+/// Seven or more digits with up to three separators, and any that is not seen, between two of them.
 static DIGIT_RUN: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r"(?x)
         (?: \+ \p{Zs}? )? \(?
-        \p{Nd} (?: [\p{Zs}\t().\-/\u{2010}-\u{2015}]{0,3} \p{Nd} ){6,}",
+        \p{Nd} (?: \p{Cf}* (?: [\p{Zs}\t().\-/\u{2010}-\u{2015}] \p{Cf}* ){0,3} \p{Nd} ){6,}",
     )
 });
 

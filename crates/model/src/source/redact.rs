@@ -190,6 +190,7 @@ impl<'r> Redactor<'r> {
             );
             return None;
         };
+        let text = self.unhidden(path, text);
         let name = text.trim();
         if self.definition.events().contains_key(name) {
             return Some(Json::Text(trimmed(text)));
@@ -256,7 +257,7 @@ impl<'r> Redactor<'r> {
                 return None;
             }
         };
-        let id = trimmed(text);
+        let id = trimmed(self.unhidden(path, text));
         if id.is_empty() {
             return None;
         }
@@ -282,6 +283,15 @@ impl<'r> Redactor<'r> {
             return Err("has control characters: send a plain id");
         }
         Ok(mask::is_personal(id).then(|| self.pseudonym("id", id)))
+    }
+
+    /// A name or id without marks that are not seen: two that look the same are the same.
+    fn unhidden<'a>(&mut self, path: &str, text: Cow<'a, str>) -> Cow<'a, str> {
+        if !text.chars().any(hides) {
+            return text;
+        }
+        self.note("clean", path);
+        Cow::Owned(text.chars().filter(|&c| !hides(c)).collect())
     }
 
     fn number<'a>(&mut self, path: &str, value: &Json<'a>) -> Option<Json<'a>> {
@@ -362,12 +372,14 @@ impl<'r> Redactor<'r> {
     }
 
     fn context_id(&mut self, path: &str, value: &Json) -> Option<String> {
-        let Some(id) = value.text().map(str::trim).filter(|id| !id.is_empty()) else {
+        let text = Cow::Borrowed(value.text().unwrap_or_default());
+        let id = trimmed(self.unhidden(path, text));
+        if id.is_empty() {
             self.invalid_context(path, "is no string or empty: send the id as text");
             return None;
-        };
-        match self.checked_id(id) {
-            Ok(None) => Some(id.to_owned()),
+        }
+        match self.checked_id(&id) {
+            Ok(None) => Some(id.into_owned()),
             Ok(pseudonym) => {
                 self.note("pseudonymise", path);
                 pseudonym
@@ -442,13 +454,14 @@ fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {
     }
 }
 
-/// Control characters become spaces; marks that reorder or hide text (and can hide an address
-/// from masking) go. Joiners stay: emoji and several scripts need them.
+/// Marks that reorder or hide text. Joiners are none: emoji and several scripts need them.
+fn hides(c: char) -> bool {
+    matches!(c, '\u{AD}' | '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}'
+        | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
+}
+
+/// Control characters become spaces; marks that reorder or hide text go.
 fn clean(text: &str) -> Cow<'_, str> {
-    let hides = |c: char| {
-        matches!(c, '\u{AD}' | '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}'
-            | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
-    };
     if !text.chars().any(|c| c.is_control() || hides(c)) {
         return Cow::Borrowed(text);
     }

@@ -1,8 +1,12 @@
 //! Bad input: each item ends as exactly one of a record that maps or a typed rejection.
 
+use std::time::{Duration, Instant};
+
 use chatpulse_model::{
-    Context, RawBody, RejectReason,
-    source::{Admitted, DEFAULT_MAX_ITEM_BYTES},
+    Context, Event, Outcome, RawBody, RawEvent, RejectReason,
+    avro::{AvroError, Codec, Framing, Versioned as _},
+    fold::{Horizon, PartitionFold, Position, Reading, read},
+    source::{Admitted, Catalog, DEFAULT_MAX_ITEM_BYTES},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -225,6 +229,388 @@ fn equal_events_without_an_id_are_two_only_where_the_session_numbers_them() {
     assert_ne!(id(Some(1), "s"), id(Some(2), "s"));
     assert_ne!(id(None, "s"), id(None, "t"));
     assert!(id(None, "s").starts_with("h-"));
+}
+
+#[test]
+fn a_number_beyond_the_integers_is_refused_where_an_integer_is_meant() {
+    use RejectReason::*;
+
+    for number in [
+        "9223372036854775808",
+        "-9223372036854775809",
+        "18446744073709551616",
+        "99999999999999999999999999999999",
+        "1e19",
+    ] {
+        let item = |field: &str| format!(r#"{{"event":"widget_message_sent","{field}":{number}}}"#);
+        assert_eq!(refused("watermelon", &item("total_messages")), InvalidField);
+        let reason = refused("watermelon", &item("timestamp"));
+        assert!(matches!(reason, TimeOutOfRange | InvalidTime), "{number}");
+        let item = format!(
+            r#"{{"native":{{"event":"widget_opened"}},"context":{{"sequence":{number}}}}}"#
+        );
+        assert_eq!(refused("watermelon", &item), InvalidContext);
+    }
+    let item = r#"{"event":"widget_message_sent","total_messages":1e999}"#;
+    assert_eq!(refused("watermelon", item), InvalidJson);
+}
+
+#[test]
+fn keys_by_the_thousand_are_refused_and_a_giant_or_special_one_is_dropped() {
+    let keys: Vec<String> = (0..10_000).map(|key| format!(r#""k{key}":1"#)).collect();
+    let many = format!(r#"{{"event":"widget_opened",{}}}"#, keys.join(","));
+    assert!(many.len() > DEFAULT_MAX_ITEM_BYTES);
+    assert_eq!(refused("watermelon", &many), RejectReason::TooLarge);
+    let some = format!(r#"{{"event":"widget_opened",{}}}"#, keys[..2_000].join(","));
+    assert_eq!(refused("watermelon", &some), RejectReason::TooComplex);
+
+    let giant = "k".repeat(DEFAULT_MAX_ITEM_BYTES - 100);
+    for key in [
+        giant.as_str(),
+        "__proto__",
+        "constructor",
+        "EVENT",
+        "Event",
+        "",
+    ] {
+        let item = json!({"event": "widget_opened", key: {"event": "widget_closed"}});
+        let record = goldens::admit("watermelon", item.to_string().as_bytes()).record;
+        let RawBody::Native(native) = &record.body else {
+            panic!("taken");
+        };
+        assert_eq!(native.json, r#"{"event":"widget_opened"}"#);
+        assert_eq!(native.redactions.len(), 1, "{:?}", native.redactions);
+        assert!(native.redactions[0].len() < 100);
+    }
+}
+
+#[test]
+fn formula_script_and_sql_text_is_data() {
+    for text in [
+        "=HYPERLINK(\"http://x\")",
+        "+cmd|' /C calc'!A0",
+        "'; DROP TABLE events; --",
+        "\\'); SELECT 1; --",
+        "<script>alert(1)</script>",
+        "{{constructor.constructor('alert(1)')()}}",
+        "🧑‍🚀 𝕏 العربية",
+    ] {
+        let item = json!({"event": text, "widet_conversation_id": text, "link_text": text});
+        let record = goldens::admit("watermelon", item.to_string().as_bytes()).record;
+        let mapped = goldens::definition("watermelon").map(&record).unwrap();
+        assert_eq!(mapped.source_event, text);
+        assert!(!mapped.documented);
+        assert_eq!(mapped.conversation_id.as_deref(), Some(text));
+        assert!(mapped.properties.values().any(|value| value == text));
+    }
+}
+
+#[test]
+fn marks_that_reorder_or_hide_text_hide_nothing_in_names_and_ids() {
+    for mark in [
+        '\u{200b}', '\u{202e}', '\u{2066}', '\u{feff}', '\u{ad}', '\u{200d}', '\u{200c}',
+    ] {
+        let address = format!("jane{mark}@{mark}example.com");
+        let number = format!("0171{mark}2345{mark}678");
+        let item = json!({
+            "native": {
+                "event": format!("clicked {address} {number}"),
+                "widet_conversation_id": address,
+                "link_text": format!("{address} {number}"),
+            },
+            "context": {"session_id": address, "event_id": format!("id {number}")},
+        });
+        let record = goldens::admit("watermelon", item.to_string().as_bytes()).record;
+        let kept = format!("{record:?}");
+        assert!(matches!(record.body, RawBody::Native(_)), "{kept}");
+        for personal in ["jane", "example.com", "0171", "2345"] {
+            assert!(!kept.contains(personal), "{mark:?}: {kept}");
+        }
+    }
+    let item = with(
+        "event",
+        json!("\u{feff}widget_\u{202e}message\u{200b}_sent"),
+    );
+    let item = item.replace("c-1", "c\u{2066}-1");
+    let record = goldens::admit("watermelon", item.as_bytes()).record;
+    let mapped = goldens::definition("watermelon").map(&record).unwrap();
+    assert_eq!(mapped.source_event, "widget_message_sent");
+    assert!(mapped.documented);
+    assert_eq!(mapped.conversation_id.as_deref(), Some("c-1"));
+}
+
+/// The outcomes of items of Autochat, which has event ids, as records of one partition.
+fn outcomes(items: &[Value]) -> Vec<Event> {
+    let mut fold = PartitionFold::new(0, Horizon::default());
+    let outcome = |(offset, item): (usize, &Value)| {
+        let raw = goldens::admit("autochat", item.to_string().as_bytes()).record;
+        let mapped = goldens::definition("autochat").map(&raw).unwrap();
+        let position = Position {
+            offset: offset as i64,
+            timestamp_ms: goldens::RECEIVED_AT,
+        };
+        fold.apply(position, Reading::Mapped(raw, Box::new(mapped)))
+    };
+    items.iter().enumerate().map(outcome).collect()
+}
+
+#[test]
+fn an_id_that_is_replayed_or_used_for_another_event_makes_a_duplicate_and_no_gap() {
+    let line = goldens::all().find(|(source, _)| *source == "autochat");
+    let first: Value = serde_json::from_str(line.unwrap().1).unwrap();
+    let mut other = first.clone();
+    other["detail"]["event_type"] = json!("autochat.goal_met.v1");
+    let mut fresh = first.clone();
+    fresh["detail"]["event_id"] = json!("one-of-its-own");
+    let events = outcomes(&[first.clone(), first, other, fresh]);
+    let kinds: Vec<Outcome> = events.iter().map(|event| event.outcome).collect();
+    use Outcome::*;
+    assert_eq!(kinds, [Accepted, Duplicate, Duplicate, Accepted]);
+    let offsets: Vec<i64> = events.iter().map(|event| event.offset).collect();
+    assert_eq!(offsets, [0, 1, 2, 3]);
+}
+
+/// Avro by hand, for bytes that no writer makes.
+mod bytes {
+    /// A long: zig-zag, then seven bits to a byte.
+    pub(super) fn long(number: i64) -> Vec<u8> {
+        let mut rest = ((number << 1) ^ (number >> 63)) as u64;
+        let mut bytes = Vec::new();
+        while rest >= 0x80 {
+            bytes.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        bytes.push(rest as u8);
+        bytes
+    }
+
+    pub(super) fn string(text: &str) -> Vec<u8> {
+        [long(text.len() as i64), text.as_bytes().to_vec()].concat()
+    }
+
+    /// The fields of a raw record of version 2, in order.
+    pub(super) fn fields() -> [(&'static str, Vec<u8>); 14] {
+        [
+            ("tenant", string("acme")),
+            ("source", string("watermelon")),
+            ("write_key_id", string("web")),
+            ("received_at", long(1_768_471_200_000)),
+            ("event_id", long(0)),
+            ("session_id", long(0)),
+            ("sequence", long(0)),
+            ("occurred_at", long(0)),
+            ("sent_at", long(0)),
+            ("page_url", long(0)),
+            ("sdk", long(0)),
+            (
+                "body",
+                [long(0), string(r#"{"event":"widget_opened"}"#)].concat(),
+            ),
+            ("redactions", long(0)),
+            ("replay_of", long(0)),
+        ]
+    }
+
+    /// The fields, some of them with other bytes.
+    pub(super) fn datum(changes: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        let mut fields = fields();
+        for (name, bytes) in changes {
+            let field = fields.iter_mut().find(|(known, _)| known == name);
+            field.unwrap().1.clone_from(bytes);
+        }
+        fields.map(|(_, bytes)| bytes).concat()
+    }
+}
+
+fn codec() -> Codec<RawEvent> {
+    Codec::new(Framing::SingleObject).unwrap()
+}
+
+/// Framed as a raw record of the newest version.
+fn framed(datum: &[u8]) -> Vec<u8> {
+    let record = goldens::admit("watermelon", br#"{"event":"widget_opened"}"#).record;
+    let header = codec().encode(&record).unwrap()[..10].to_vec();
+    [header, datum.to_vec()].concat()
+}
+
+/// A rejection that says how long the record was, and nothing of what was in it.
+fn assert_undecodable(payload: &[u8], what: &str) {
+    let started = Instant::now();
+    match read(payload, &codec(), Catalog::builtin()) {
+        Reading::Undecodable(rejection) => {
+            assert_eq!(rejection.reason, RejectReason::Undecodable, "{what}");
+            assert_eq!(rejection.bytes, payload.len() as i64, "{what}");
+            assert!(!rejection.detail.contains("jane"), "{}", rejection.detail);
+            assert!(rejection.detail.len() < 300, "{}", rejection.detail);
+        }
+        other => panic!("{what}: {other:?}"),
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "{what} is slow");
+}
+
+#[test]
+fn bytes_in_no_framing_of_ours_and_tombstones_are_undecodable() {
+    let good = framed(&bytes::datum(&[]));
+    let reading = read(&good, &codec(), Catalog::builtin());
+    assert!(matches!(reading, Reading::Mapped(..)), "{reading:?}");
+    let datum = &good[10..];
+    for (what, payload) in [
+        ("a tombstone", vec![]),
+        ("text", b"{\"event\":\"jane\"}".to_vec()),
+        ("a container file", b"Obj\x01jane".to_vec()),
+        ("half a magic", vec![0xC3]),
+        ("another magic", [&[0xC3, 0x02], &good[2..]].concat()),
+        ("a short fingerprint", good[..6].to_vec()),
+        ("a fingerprint alone", good[..10].to_vec()),
+        (
+            "an unknown fingerprint",
+            [&[0xC3, 0x01, 1, 2, 3, 4, 5, 6, 7, 8], datum].concat(),
+        ),
+        ("a short schema id", vec![0, 0, 0]),
+        ("an unknown schema id", [&[0, 0, 0, 1, 2], datum].concat()),
+    ] {
+        assert_undecodable(&payload, what);
+    }
+}
+
+#[test]
+fn every_cut_and_every_tail_of_a_record_is_undecodable() {
+    let good = framed(&bytes::datum(&[(
+        "session_id",
+        [bytes::long(1), bytes::string("jane")].concat(),
+    )]));
+    for end in 0..good.len() {
+        assert_undecodable(&good[..end], &format!("cut to {end} bytes"));
+    }
+    for tail in [&[0][..], b"jane", &good] {
+        assert_undecodable(&[&good, tail].concat(), "a tail");
+    }
+}
+
+#[test]
+fn lengths_counts_and_indexes_that_lie_are_undecodable_and_cost_nothing() {
+    use bytes::{long, string};
+
+    let overlong = [[0x88; 10].as_slice(), b"\x00jane"].concat();
+    let huge =
+        |bytes: &mut Vec<(String, &'static str, Vec<u8>)>, field: &'static str, before: &[u8]| {
+            for length in [-1, i64::MIN, i64::MAX, 1 << 62, 1 << 40, 70_000_000] {
+                let wrong = [before, &long(length)].concat();
+                bytes.push((format!("{field} of length {length}"), field, wrong));
+            }
+        };
+    let mut cases = Vec::new();
+    huge(&mut cases, "tenant", &[]);
+    huge(&mut cases, "session_id", &long(1));
+    huge(&mut cases, "body", &long(0));
+    huge(&mut cases, "redactions", &[]);
+    for (what, field, wrong) in [
+        ("an overlong length", "tenant", overlong.clone()),
+        ("an overlong number", "received_at", overlong.clone()),
+        ("an overlong index", "body", overlong),
+        ("text that is no UTF-8", "tenant", b"\x08ja\xffe".to_vec()),
+        ("an index after the last", "session_id", long(2)),
+        ("an index before the first", "session_id", long(-1)),
+        ("a huge index", "body", long(1 << 40)),
+        ("the least index", "replay_of", long(i64::MIN)),
+        (
+            "an unknown reason",
+            "body",
+            [
+                long(1),
+                string("jane"),
+                string("jane"),
+                long(4),
+                string("ab"),
+            ]
+            .concat(),
+        ),
+        (
+            "a number beyond an int",
+            "replay_of",
+            [long(1), long(1 << 40), long(1), vec![1]].concat(),
+        ),
+        (
+            "neither true nor false",
+            "replay_of",
+            [long(1), long(1), long(1), vec![2]].concat(),
+        ),
+        (
+            "a block of so many bytes that is none",
+            "redactions",
+            [long(-2), long(1 << 62), string("a")].concat(),
+        ),
+        (
+            "blocks without end",
+            "redactions",
+            [long(1), string("")].concat().repeat(20_000),
+        ),
+    ] {
+        cases.push((what.to_owned(), field, wrong));
+    }
+    for (what, field, wrong) in cases {
+        assert_undecodable(&framed(&bytes::datum(&[(field, wrong)])), &what);
+    }
+}
+
+/// What a registry hands out is foreign too: a writer's schema that does not fit, or that makes a
+/// few bytes stand for very much, costs an error.
+#[test]
+fn a_writers_schema_that_does_not_fit_or_explodes_is_an_error() {
+    let newest = RawEvent::SCHEMAS.last().unwrap();
+    let with_field =
+        |field: &str| newest.replacen("\"fields\": [", &format!("\"fields\": [{field},"), 1);
+    let datum = bytes::datum(&[]);
+    let framed = |before: &[u8]| [&[0, 0, 0, 0, 7], before, &datum].concat();
+    let decode = |schema: &str, payload: &[u8]| {
+        let mut codec = codec();
+        codec.learn(7, schema).unwrap();
+        codec.decode(payload)
+    };
+    assert!(decode(newest, &framed(&[])).is_ok());
+
+    let nulls = with_field(r#"{"name":"more","type":{"type":"array","items":"null"}}"#);
+    assert!(decode(&nulls, &framed(&bytes::long(0))).is_ok());
+    let started = Instant::now();
+    for count in [1 << 62, 1 << 40, i64::MAX, i64::MIN] {
+        let exploding = [bytes::long(count), bytes::long(0)].concat();
+        let error = decode(&nulls, &framed(&exploding)).unwrap_err();
+        assert!(matches!(error, AvroError::Decode(_)), "{count}: {error}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(2));
+
+    let list = with_field(
+        r#"{"name":"more","type":{"type":"record","name":"Node","fields":[{"name":"next","type":["null","Node"]}]}}"#,
+    );
+    assert!(decode(&list, &framed(&bytes::long(0))).is_ok());
+    let deep = [vec![2; 500_000], vec![0]].concat();
+    assert!(decode(&list, &framed(&deep)).is_err());
+
+    let other_type = newest.replacen(
+        r#"{"name": "tenant", "type": "string"}"#,
+        r#"{"name": "tenant", "type": "long"}"#,
+        1,
+    );
+    let without = newest.replacen(r#"{"name": "tenant", "type": "string"},"#, "", 1);
+    for schema in [other_type, without, r#""string""#.to_owned()] {
+        assert_ne!(schema, **newest);
+        let error = decode(&schema, &framed(&[])).unwrap_err();
+        assert!(
+            matches!(error, AvroError::Decode(_) | AvroError::Trailing),
+            "{error}"
+        );
+    }
+    for schema in [
+        "",
+        "{",
+        r#"{"type":"record"}"#,
+        r#"{"type":"no such type"}"#,
+    ] {
+        assert!(matches!(
+            codec().learn(7, schema),
+            Err(AvroError::Schema(_))
+        ));
+    }
 }
 
 /// Whatever it is: one record, and it maps exactly where it was taken.
