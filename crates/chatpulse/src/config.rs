@@ -85,6 +85,12 @@ pub(crate) struct Enricher {
     /// The same on every enricher.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub(crate) conversation_window: Duration,
+    /// Where the state is kept over a restart: a folder, or `s3://bucket/prefix` in a binary built with
+    /// the feature `s3`. All enrichers of an installation are best given the same place.
+    pub(crate) checkpoints: String,
+    /// How often the state of a partition is kept: a restart folds at most so much again.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) checkpoint_interval: Duration,
 }
 
 /// `[sink]`
@@ -178,6 +184,8 @@ impl Default for Enricher {
             linger: Duration::from_millis(5),
             dedup_window: 7 * DAY,
             conversation_window: 7 * DAY,
+            checkpoints: "chatpulse-checkpoints".into(),
+            checkpoint_interval: Duration::from_secs(60),
         }
     }
 }

@@ -131,6 +131,7 @@ impl Local {
         config.clickhouse.password = None;
         config.producer.linger = LINGER;
         config.enricher.linger = LINGER;
+        config.enricher.checkpoints = folder.file("checkpoints").to_string_lossy().into_owned();
         config.producer.tenants_file = folder.tenants_file();
         if !config.producer.tenants_file.exists() {
             std::fs::write(&config.producer.tenants_file, "")?;

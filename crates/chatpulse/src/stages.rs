@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use chatpulse_enricher::Checkpoints;
 use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
 use chatpulse_model::{fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
@@ -193,6 +194,8 @@ impl Stages {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let settings = &self.config.enricher;
+        let checkpoints = Checkpoints::open(&settings.checkpoints, settings.checkpoint_interval)
+            .context("enricher.checkpoints")?;
         let config = chatpulse_enricher::Config {
             kafka: self.kafka("enricher"),
             topics: self.topics.clone(),
@@ -203,6 +206,7 @@ impl Stages {
             },
             catalog: self.catalog,
             linger: settings.linger,
+            checkpoints,
             raw: Arc::clone(&self.wire.raw),
             events: Arc::clone(&self.wire.events),
         };

@@ -26,6 +26,17 @@ pub enum PartitionError {
         /// End of the raw partition.
         high: i64,
     },
+    /// The raw record before the resume point is not the one that the last outcome was made of.
+    #[error(
+        "partition {partition}: the last outcome was made of another record than the one at raw offset \
+         {offset}, so the raw topic was deleted and made again. Give the new one another topic prefix"
+    )]
+    OtherRaw {
+        /// The partition.
+        partition: i32,
+        /// The raw offset that the last outcome names.
+        offset: i64,
+    },
     /// Raw records were deleted before they were enriched.
     #[error(
         "partition {partition}: raw records {missing_from} to {low} (exclusive) were deleted before \
@@ -49,7 +60,9 @@ impl Classified for PartitionError {
             Self::Publish(PublishError::Dead { .. }) => Disposition::Retry,
             Self::Publish(error) => error.disposition(),
             Self::Encode(_) => Disposition::Fatal,
-            Self::AheadOfRaw { .. } | Self::RawDeleted { .. } => Disposition::Fatal,
+            Self::AheadOfRaw { .. } | Self::OtherRaw { .. } | Self::RawDeleted { .. } => {
+                Disposition::Fatal
+            }
         }
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! chat.events[p] tail ──► resume point
-//! chat.raw[p] from its start ──► read ──► fold ──► (silent below the resume point) ──► chat.events[p]
+//! newest true checkpoint, else an empty state ──► fold
+//! chat.raw[p] from there ──► read ──► fold ──► (silent below the resume point) ──► chat.events[p]
+//!                                        └──► a checkpoint in every interval
 //! ```
 //!
-//! There is no state but the two topics: whoever gets a partition replays it through the
-//! deterministic fold, stays silent until past what is already written, and goes on. An owner that
-//! was deposed and still writes, writes the same outcomes again, and readers drop them
-//! ([`chatpulse_model::watermark`]).
+//! There is no state that counts but the two topics: whoever gets a partition folds its raw records,
+//! all or those since a checkpoint, stays silent until past what is already written, and goes on. An
+//! owner that was deposed and still writes, writes the same outcomes and checkpoints again; readers
+//! drop the outcomes ([`chatpulse_model::watermark`]).
 
+mod checkpoint;
 mod error;
 mod metrics;
 mod partition;
@@ -20,8 +23,10 @@ use chatpulse_kafka::{
     Delivery, GroupConfig, KafkaConfig, Publisher, PublisherSettings, Topics, run_group, supervise,
 };
 use chatpulse_model::{Event, RawEvent, avro::Codec, fold::Horizon, source::Catalog};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+pub use checkpoint::{Checkpoints, CheckpointsError};
 pub use error::EnricherError;
 pub use metrics::Metrics;
 
@@ -40,13 +45,16 @@ pub struct Config {
     pub catalog: &'static Catalog,
     /// How long outcomes wait for company on their way to the broker.
     pub linger: Duration,
+    /// Where states are kept over a restart.
+    pub checkpoints: Checkpoints,
     /// Reads raw records.
     pub raw: Arc<Codec<RawEvent>>,
     /// Reads and writes outcomes.
     pub events: Arc<Codec<Event>>,
 }
 
-/// How long a deposed or stopping partition may take to let go.
+/// How long a deposed or stopping partition may take to let go: longer than it waits for outcomes
+/// and its last checkpoint.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Enriches until `shutdown`; passing failures are retried.
@@ -59,7 +67,11 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), EnricherError> {
-    let stage = Arc::new(partition::Stage { config, metrics });
+    let stage = Arc::new(partition::Stage {
+        config,
+        metrics,
+        runtime: Handle::current(),
+    });
     let group = || async {
         // Without gaps: an outcome that is missing would be taken for written by the next owner.
         let settings = PublisherSettings {

@@ -1,5 +1,7 @@
+use std::time::{Duration, SystemTime};
+
 use chatpulse_model::{Event, Outcome};
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// What an enricher counts. Labels are bounded: outcomes and partitions.
 #[derive(Clone, Debug)]
@@ -8,6 +10,12 @@ pub struct Metrics {
     conversations: IntGaugeVec,
     event_ids: IntGaugeVec,
     replayed: IntCounterVec,
+    checkpoint_offset: IntGaugeVec,
+    checkpoint_time: IntGaugeVec,
+    checkpoint_bytes: IntGaugeVec,
+    restored_offset: IntGaugeVec,
+    checkpoint_seconds: HistogramVec,
+    checkpoint_failures: IntCounterVec,
 }
 
 impl Metrics {
@@ -32,8 +40,40 @@ impl Metrics {
             // Shown as 0 from the start: a counter that is absent cannot be told from a stage that is.
             outcomes.with_label_values(&[name]);
         }
+        let checkpoint_failures = counter(
+            "chatpulse_enricher_checkpoint_failures_total",
+            "Checkpoints that could not be stored, and such that were passed over when loading.",
+            "step",
+        )?;
+        for step in [Step::Store, Step::Load] {
+            checkpoint_failures.with_label_values(&[step.name()]);
+        }
+        let checkpoint_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "chatpulse_enricher_checkpoint_seconds",
+                "Time of a checkpoint's steps: encode holds its partition up, store does not, load is part of a start.",
+            )
+            .buckets(vec![0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0]),
+            &["step"],
+        )?;
+        registry.register(Box::new(checkpoint_seconds.clone()))?;
         Ok(Self {
             outcomes,
+            checkpoint_failures,
+            checkpoint_seconds,
+            checkpoint_offset: gauge(
+                "chatpulse_enricher_checkpoint_offset",
+                "Raw offset of the newest checkpoint stored by this process.",
+            )?,
+            checkpoint_time: gauge(
+                "chatpulse_enricher_checkpoint_timestamp_seconds",
+                "When it was stored; time() minus this is its age.",
+            )?,
+            checkpoint_bytes: gauge("chatpulse_enricher_checkpoint_bytes", "Its size.")?,
+            restored_offset: gauge(
+                "chatpulse_enricher_restored_offset",
+                "Raw offset of the checkpoint that the partition started from; 0 when from none.",
+            )?,
             replayed: counter(
                 "chatpulse_enricher_replayed_total",
                 "Raw records read again to rebuild state, without writing.",
@@ -68,6 +108,35 @@ impl Metrics {
         self.replayed.with_label_values(&[partition]).inc_by(count);
     }
 
+    pub(crate) fn restored(&self, partition: &str, offset: i64) {
+        self.restored_offset
+            .with_label_values(&[partition])
+            .set(offset);
+    }
+
+    pub(crate) fn stored(&self, partition: &str, offset: i64, bytes: usize) {
+        let label = &[partition];
+        self.checkpoint_offset.with_label_values(label).set(offset);
+        self.checkpoint_bytes
+            .with_label_values(label)
+            .set(bytes as i64);
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        self.checkpoint_time
+            .with_label_values(label)
+            .set(now.as_secs() as i64);
+    }
+
+    pub(crate) fn checkpoint_took(&self, step: Step, took: Duration) {
+        let seconds = self.checkpoint_seconds.with_label_values(&[step.name()]);
+        seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn checkpoint_failed(&self, step: Step) {
+        self.checkpoint_failures
+            .with_label_values(&[step.name()])
+            .inc();
+    }
+
     pub(crate) fn state(&self, partition: &str, conversations: usize, event_ids: usize) {
         self.conversations
             .with_label_values(&[partition])
@@ -75,6 +144,24 @@ impl Metrics {
         self.event_ids
             .with_label_values(&[partition])
             .set(event_ids as i64);
+    }
+}
+
+/// Steps of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Encode,
+    Store,
+    Load,
+}
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Encode => "encode",
+            Self::Store => "store",
+            Self::Load => "load",
+        }
     }
 }
 

@@ -6,12 +6,18 @@ use std::{
 };
 
 use chatpulse_kafka::{
-    Batch, BatchLimit, Next, Partition, Publication, Publisher, Record, TopicPartition,
+    Batch, BatchLimit, KafkaError, Next, Partition, Publication, Publisher, Record, RecordRef,
+    TopicPartition,
 };
-use chatpulse_model::fold::{PartitionFold, Position, read};
+use chatpulse_model::{
+    Event,
+    fold::{PartitionFold, Position, Reading, read, snapshot::Anchor},
+};
+use tokio::runtime::Handle;
 
 use crate::{
     Config,
+    checkpoint::Keeper,
     error::PartitionError,
     metrics::{Metrics, Tally},
 };
@@ -29,6 +35,8 @@ const STEP: Duration = Duration::from_millis(200);
 /// How long a release waits for outcomes that are on their way. Those not confirmed by then may be
 /// written twice, which readers undo.
 const DRAIN: Duration = Duration::from_secs(10);
+/// When a release gives its last checkpoint up, counted from its beginning.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(15);
 /// The committed raw offset only shows lag, so it is written seldom.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Progress of a long replay is told this often.
@@ -38,6 +46,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Stage {
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
+    /// Where checkpoints are uploaded.
+    pub(crate) runtime: Handle,
 }
 
 /// Enriches one partition until it is taken away.
@@ -53,17 +63,21 @@ pub(crate) fn enrich(
             Next::Idle => {}
             Next::Revoked => break,
         }
-        while work.unconfirmed.len() >= MAX_UNCONFIRMED && !input.is_revoked() {
+        let most = work.most_unconfirmed();
+        while work.unconfirmed.len() > most && !input.is_revoked() {
             work.confirm(STEP)?;
         }
         work.confirm(Duration::ZERO)?;
+        work.checkpoint();
         work.commit(&input, COMMIT_INTERVAL)?;
     }
-    let deadline = Instant::now() + DRAIN;
-    while !work.unconfirmed.is_empty() && Instant::now() < deadline {
+    let released = Instant::now();
+    while !work.unconfirmed.is_empty() && released.elapsed() < DRAIN {
         work.confirm(STEP)?;
     }
-    work.commit(&input, Duration::ZERO)
+    work.commit(&input, Duration::ZERO)?;
+    work.last_checkpoint(released + LAST_CHECKPOINT);
+    Ok(())
 }
 
 struct Work<'a> {
@@ -72,6 +86,9 @@ struct Work<'a> {
     label: String,
     partition: i32,
     fold: PartitionFold,
+    /// How far the fold has come; `None` before its first record.
+    folded: Option<Anchor>,
+    keeper: Keeper<'a>,
     /// First raw offset whose outcome is not yet written.
     resume: i64,
     unconfirmed: VecDeque<Unconfirmed>,
@@ -97,7 +114,8 @@ impl<'a> Work<'a> {
         publisher: &'a Publisher,
     ) -> Result<Self, PartitionError> {
         let partition = input.id().partition;
-        let resume = resume_point(input, stage)?;
+        let tail = tail(input, stage)?;
+        let resume = tail.as_ref().map_or(0, |tail| tail.event.offset + 1);
         let ends = input.watermarks()?;
         if resume > ends.high {
             return Err(PartitionError::AheadOfRaw {
@@ -113,20 +131,39 @@ impl<'a> Work<'a> {
                 low: ends.low,
             });
         }
-        tracing::info!(
-            partition,
-            from = ends.low,
-            resume,
-            end = ends.high,
-            "enriching"
-        );
-        input.seek(ends.low)?;
+        if let Some(tail) = tail {
+            let record = raw_record(input, tail.event.offset)?;
+            if !record.iter().all(|raw| tail.was_made_of(raw, stage)) {
+                return Err(PartitionError::OtherRaw {
+                    partition,
+                    offset: tail.event.offset,
+                });
+            }
+        }
+        let mut keeper = Keeper::new(stage, input);
+        let (fold, folded) = match keeper.restore(input, (ends.low, resume))? {
+            Some((fold, anchor)) => (fold, Some(anchor)),
+            None => (PartitionFold::new(partition, stage.config.horizon), None),
+        };
+        if folded.is_none() && ends.low > 0 && resume > ends.low {
+            tracing::warn!(
+                partition,
+                low = ends.low,
+                "no checkpoint, and the oldest raw records are deleted: outcomes of conversations and \
+                 event ids that began before are those of new ones"
+            );
+        }
+        let from = folded.map_or(ends.low, |anchor| anchor.offset);
+        tracing::info!(partition, from, resume, end = ends.high, "enriching");
+        input.seek(from)?;
         Ok(Self {
             stage,
             publisher,
             label: partition.to_string(),
             partition,
-            fold: PartitionFold::new(partition, stage.config.horizon),
+            fold,
+            folded,
+            keeper,
             resume,
             unconfirmed: VecDeque::new(),
             confirmed: resume,
@@ -152,6 +189,10 @@ impl<'a> Work<'a> {
                 self.stage.config.catalog,
             );
             let event = self.fold.apply(position, reading);
+            self.folded = Some(Anchor {
+                offset: raw.offset + 1,
+                timestamp_ms: raw.timestamp_ms,
+            });
             if raw.offset < self.resume {
                 replayed += 1;
                 continue;
@@ -195,6 +236,33 @@ impl<'a> Work<'a> {
             }
         }
         Ok(())
+    }
+
+    /// How many batches of outcomes may be on their way: none when a checkpoint is due, because it must
+    /// not be ahead of what is written.
+    fn most_unconfirmed(&self) -> usize {
+        let is_due = |anchor| self.keeper.is_due(anchor);
+        match self.folded.as_ref().is_some_and(is_due) {
+            true => 0,
+            false => MAX_UNCONFIRMED - 1,
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.keeper.poll();
+        if let Some(anchor) = self.folded.filter(|anchor| self.keeper.is_due(anchor))
+            && self.unconfirmed.is_empty()
+        {
+            self.keeper.begin(&self.fold, anchor);
+        }
+    }
+
+    fn last_checkpoint(&mut self, deadline: Instant) {
+        if let Some(anchor) = self.folded
+            && self.unconfirmed.is_empty()
+        {
+            self.keeper.finish(&self.fold, anchor, deadline);
+        }
     }
 
     fn tell_progress(&mut self, batch: &Batch) {
@@ -244,17 +312,58 @@ impl<'a> Work<'a> {
     }
 }
 
-/// First raw offset without an outcome: after the one that the last outcome in the log carries.
+/// The last outcome written.
+struct Tail {
+    event: Event,
+    timestamp_ms: i64,
+}
+
+impl Tail {
+    /// Whether `raw` is the record that this outcome was made of, and not one of another topic of the
+    /// same name.
+    fn was_made_of(&self, raw: RecordRef<'_>, stage: &Stage) -> bool {
+        // An outcome has the time of its record, unless its topic was set to give it another.
+        if raw.timestamp_ms == self.timestamp_ms {
+            return true;
+        }
+        let payload = raw.payload.unwrap_or_default();
+        let Event {
+            tenant,
+            source,
+            received_at,
+            ..
+        } = &self.event;
+        match read(payload, &stage.config.raw, stage.config.catalog) {
+            Reading::Mapped(raw, _) | Reading::Rejected(raw, _) => {
+                (&raw.tenant, &raw.source, &raw.received_at) == (tenant, source, received_at)
+            }
+            Reading::Undecodable(rejection) => self.event.rejected_sha256 == Some(rejection.sha256),
+        }
+    }
+}
+
+/// The last outcome in the log; the raw record after its own is the first without one.
 ///
 /// Outcomes are appended in order and without holes by every writer, so all before the last one's
 /// are there, whoever wrote it. A record that is no outcome (another program wrote it, or it was
 /// damaged) is passed over: what it may have stood for is written again.
-fn resume_point(input: &Partition, stage: &Stage) -> Result<i64, PartitionError> {
+fn tail(input: &Partition, stage: &Stage) -> Result<Option<Tail>, PartitionError> {
     let partition = input.id().partition;
     let output = TopicPartition::new(stage.config.topics.events.clone(), partition);
     let last = input.open_reader(output)?.find_last(DRAIN, |record| {
         let event = stage.config.events.decode(record.payload?).ok()?;
-        (event.partition == partition).then_some(event)
+        (event.partition == partition).then_some(Tail {
+            event,
+            timestamp_ms: record.timestamp_ms,
+        })
     })?;
-    Ok(last.map_or(0, |event| event.offset + 1))
+    Ok(last)
+}
+
+/// The raw record at `offset`, or none where the log does not have it any more.
+pub(crate) fn raw_record(input: &mut Partition, offset: i64) -> Result<Batch, PartitionError> {
+    match input.read_range(offset..offset + 1, DRAIN) {
+        Err(KafkaError::OffsetOutOfRange { .. }) => Ok(Batch::default()),
+        record => Ok(record?),
+    }
 }
