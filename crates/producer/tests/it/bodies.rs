@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use async_compression::{
     Level,
     tokio::write::{BrotliEncoder, GzipEncoder, ZstdEncoder},
+    zstd::CParameter,
 };
 use chatpulse_model::RawBody;
 use sha2::{Digest as _, Sha256};
@@ -148,6 +149,17 @@ async fn bombs_cost_no_more_than_the_limit_and_are_413() {
                 .contains("8388608 bytes when decoded")
         );
     }
+    // The decoder would have to hold the window that the frame asks for, 128 MiB.
+    let mut window = Vec::new();
+    let wide = [CParameter::window_log(27)];
+    finish(
+        ZstdEncoder::with_quality_and_params(&mut window, Level::Fastest, &wide),
+        event("c").as_bytes(),
+    )
+    .await;
+    let answer = producer.post(window).header("Content-Encoding", "zstd");
+    answer.send().await.problem(400, "undecodable-body");
+    assert!(producer.stored().await.is_empty());
     let inner = gzip(&bomb).await;
     let nested = gzip(&inner).await;
     let call = producer
@@ -466,6 +478,73 @@ async fn a_wrong_length_or_framing_is_400() {
         .header("Transfer-Encoding", "chunked");
     chunk.send().await.problem(400, "broken-body");
     assert!(producer.stored().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_ends_where_its_framing_says_and_the_rest_is_judged_as_a_request() {
+    let producer = start().await;
+    let item = event("c");
+    let longer = format!("{item}{}", event("smuggled"));
+    let chunked = format!(
+        "{:x}\r\n{item}\r\n0\r\n\r\n{}",
+        item.len(),
+        event("smuggled")
+    );
+    let longer = producer
+        .post(longer)
+        .own_framing()
+        .header("Content-Length", &item.len().to_string());
+    // Both: the chunks count, and the connection ends, as RFC 9112 (6.1) has it.
+    let chunked = producer
+        .post(chunked)
+        .own_framing()
+        .header("Content-Length", "5000")
+        .also("Transfer-Encoding", "chunked");
+    for (call, statuses) in [(longer, &["202", "400"][..]), (chunked, &["202"])] {
+        let mut stream = call.open().await;
+        let mut answers = String::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answers))
+            .await
+            .unwrap()
+            .unwrap();
+        let answered = answers.split("HTTP/1.1 ").skip(1);
+        let answered: Vec<_> = answered.map(|answer| &answer[..3]).collect();
+        assert_eq!(answered, statuses, "{answers}");
+    }
+    let stored = format!("{:?}", producer.stored().await);
+    assert_eq!(stored.matches("widget_message_sent").count(), 2);
+    assert!(!stored.contains("smuggled"));
+}
+
+/// Names, ids and values are the sender's; what the producer counts by is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_names_ids_and_hosts_makes_no_series() {
+    let producer = start().await;
+    let series = async || {
+        let text = producer.call("GET", "/metrics").send().await.text();
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let flood = |salt: &str| {
+        let lines = (0..2_000).map(|n| {
+            format!(
+                r#"{{"native":{{"event":"{salt}_{n}","widget_conversation_id":"{salt}{n}","language":"{salt}{n}"}},"context":{{"session_id":"{salt}{n}","sdk":"{salt}/{n}"}}}}"#
+            )
+        });
+        producer
+            .post(lines.collect::<Vec<_>>().join("\n"))
+            .header("Content-Type", "application/x-ndjson")
+            .header("Host", &format!("{salt}.example"))
+    };
+    assert_eq!(flood("first").send().await.confirmed().0, 2_000);
+    let before = series().await;
+    for salt in ["a", "b", "c"] {
+        assert_eq!(flood(salt).send().await.confirmed().0, 2_000);
+        let unknown = producer.call("POST", &format!("/v1/events/{salt}?write_key={salt}"));
+        assert_eq!(unknown.send().await.status, 404);
+    }
+    // The statuses 404 and, of the first look itself, 200.
+    assert!(series().await <= before + 2);
+    assert_eq!(taken_and_refused(&producer.stored().await), (8_000, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
