@@ -67,8 +67,9 @@ impl std::fmt::Display for Verdict {
 pub(crate) struct Books<'a> {
     pub(crate) store: &'a Store,
     pub(crate) database: &'a str,
-    /// Records that the harness put into the topics itself: each must be a rejection without tenant.
-    pub(crate) poison: u64,
+    /// Records that the harness put into chat.raw, each of which must be a rejection without tenant,
+    /// and into chat.events, each of which must be noted.
+    pub(crate) poison: [u64; 2],
 }
 
 impl Books<'_> {
@@ -166,7 +167,14 @@ impl Books<'_> {
                 verdict.compare(&what, bounds(sent), count);
             }
             let what = format!("poison records in {table}");
-            verdict.compare(&what, (self.poison, self.poison), poison);
+            verdict.compare(&what, (self.poison[0], self.poison[0]), poison);
+        }
+        if self.poison[1] > 0 {
+            let rows = self
+                .rows("SELECT uniqExact(partition, offset) FROM undecodable_outcomes")
+                .await?;
+            let what = "poison records in undecodable_outcomes";
+            verdict.compare(what, (self.poison[1], self.poison[1]), number(&rows[0], 0));
         }
         Ok(())
     }

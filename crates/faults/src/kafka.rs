@@ -3,10 +3,12 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use chatpulse_faults::proxy::tcp::{Mode, TcpProxy};
+use chatpulse_kafka::{KafkaConfig, Publisher, PublisherSettings, Record};
 use tokio::process::Command;
 
 use crate::process::{free_ports, loopback};
@@ -14,6 +16,9 @@ use crate::process::{free_ports, loopback};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kafka/kafka");
 /// Ports that the script takes for each broker; the first is for clients.
 const PORTS_PER_BROKER: u16 = 3;
+/// Partitions of each topic.
+pub(crate) const PARTITIONS: i32 = 4;
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A cluster, running.
 pub(crate) struct Kafka {
@@ -84,6 +89,33 @@ impl Kafka {
     /// Starts a broker, counted from 1, or all that are down, and waits until they answer.
     pub(crate) async fn restart(&self, broker: Option<u16>) -> anyhow::Result<()> {
         self.on("start", broker).await
+    }
+
+    /// Writes records to partitions in turn, and waits until the
+    /// brokers have confirmed.
+    pub(crate) async fn publish(&self, topic: &str, payloads: Vec<Vec<u8>>) -> anyhow::Result<()> {
+        let config = KafkaConfig::new(self.bootstrap(), "chatpulse-faults");
+        let records = payloads
+            .into_iter()
+            .enumerate()
+            .map(|(number, payload)| Record {
+                partition: i32::try_from(number).ok().map(|number| number % PARTITIONS),
+                payload,
+                ..Record::default()
+            });
+        let (topic, records) = (topic.to_owned(), records.collect());
+        let sent = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+            let publisher = Publisher::new(&config, &PublisherSettings::default())?;
+            let publication = publisher.publish_waiting(&topic, records, CONFIRMED_WITHIN);
+            let outcomes = publication
+                .wait(CONFIRMED_WITHIN)
+                .map_err(|_| anyhow::anyhow!("records for {topic} are not confirmed"))?;
+            outcomes
+                .into_iter()
+                .try_for_each(|outcome| outcome.map(drop))?;
+            Ok(())
+        });
+        sent.await?
     }
 
     async fn on(&self, command: &str, broker: Option<u16>) -> anyhow::Result<()> {

@@ -123,7 +123,8 @@ pub(crate) struct Target {
 /// The senders.
 pub(crate) struct Load {
     shared: Arc<Shared>,
-    senders: JoinSet<()>,
+    /// They end with it.
+    _senders: JoinSet<()>,
 }
 
 struct Shared {
@@ -155,7 +156,10 @@ impl Load {
             let rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(number as u64));
             senders.spawn(send(Arc::clone(&shared), rng));
         }
-        Ok(Self { shared, senders })
+        Ok(Self {
+            shared,
+            _senders: senders,
+        })
     }
 
     /// Lets events flow.
@@ -192,12 +196,6 @@ impl Load {
     /// What is known now.
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger()
-    }
-
-    /// Ends the senders.
-    pub(crate) async fn stop(mut self) -> Ledger {
-        self.senders.shutdown().await;
-        self.shared.ledger().clone()
     }
 }
 

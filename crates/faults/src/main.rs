@@ -11,6 +11,7 @@ mod kafka;
 mod load;
 mod output;
 mod process;
+mod report;
 mod run;
 mod scenarios;
 mod site;
@@ -34,6 +35,7 @@ enum Command {
     /// Makes the faults and judges. Exit code 1 where something was lost or doubled.
     #[command(after_help = "Examples:
   cargo run -p chatpulse-faults -- run --kills 200
+  cargo run -p chatpulse-faults -- run --suite full --kills 1000 --report docs/faults.md
   cargo run -p chatpulse-faults -- run --only kill-sink --seed 7")]
     Run(RunArgs),
     /// Lists the faults.
@@ -43,7 +45,10 @@ enum Command {
 /// `run`
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// kill -9 of stages, over all such scenarios.
+    /// How long to go on.
+    #[arg(long, default_value = "ci")]
+    suite: scenarios::Suite,
+    /// kill -9 in the scenarios that do nothing else.
     #[arg(long, default_value_t = 200)]
     kills: u32,
     /// Repeats the schedule of an earlier run.
@@ -52,6 +57,9 @@ pub(crate) struct RunArgs {
     /// Only this scenario; may be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Writes the table of runs to this file, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Items sent in a second, about.
     #[arg(long, default_value_t = 600)]
     rate: u32,

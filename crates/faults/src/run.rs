@@ -12,44 +12,24 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     RunArgs,
-    kafka::Kafka,
-    output::note,
-    scenarios::{Fault, KILLS_PER_ROUND, SCENARIOS, Scenario},
+    output::{self, note},
+    report::{Outcome, Report},
+    scenarios::{Fault, KILLS_PER_ROUND, SCENARIOS, Scenario, Suite},
     site::{Grounds, Site},
-    store::Store,
 };
 
+/// Scenarios that share the kills asked for.
+const KILL_SCENARIOS: u32 = 4;
 /// Events that flow before a fault is made.
 const BEFORE: u64 = 200;
 const FLOW: Duration = Duration::from_secs(60);
 
-/// What came of a scenario.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    /// Faults made.
-    pub(crate) runs: u32,
-    pub(crate) acknowledged: u64,
-    pub(crate) lost: usize,
-    pub(crate) doubled: usize,
-    /// From the end of each fault until everything acknowledged was queryable.
-    pub(crate) recoveries: Vec<Duration>,
-    /// What went wrong otherwise.
-    pub(crate) failure: Option<String>,
-}
-
-impl Outcome {
-    fn is_good(&self) -> bool {
-        self.failure.is_none() && self.lost + self.doubled == 0
-    }
-}
-
 /// True where nothing was lost or doubled, and nothing else failed.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<bool> {
-    let chosen = choose(&args.only)?;
     let seed = args.seed.unwrap_or_else(fresh_seed);
     let folder = match &args.keep {
         Some(folder) => folder.clone(),
-        None => std::env::temp_dir().join(format!("chatpulse-faults-{seed:x}")),
+        None => std::env::temp_dir().join(format!("chatpulse-faults-{seed}")),
     };
     std::fs::create_dir_all(&folder)?;
     let folder = folder.canonicalize()?;
@@ -57,35 +37,44 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<bool> {
         "seed {seed}; logs and data in {}",
         folder.display()
     ));
-
-    let grounds = Grounds {
-        kafka: Kafka::start(&folder.join("kafka"), 1).await?,
-        store: Store::start(beside("faults-store")?, &folder.join("store")).await?,
-        binary: binary_under_test(&args, &folder)?,
-        folder: folder.clone(),
-    };
-    note("Kafka and the store answer");
-    let mut is_good = true;
-    for scenario in chosen {
-        let outcome = scene(&grounds, scenario, (&args, seed)).await;
-        if !outcome.is_good() {
-            is_good = false;
-            note(&format!(
-                "FAILED: {}; repeat it with `run --only {} --seed {seed}`",
-                scenario.title, scenario.name
-            ));
+    let binary = binary_under_test(&args, &folder)?;
+    let started = Instant::now();
+    let mut report = Report::default();
+    // One Kafka and one store for all scenarios that stand on the same ground.
+    for group in choose(&args.only)?.chunk_by(|one, other| one.ground == other.ground) {
+        let folder = folder.join(format!("{:?}", group[0].ground));
+        let grounds = Grounds::start(group[0].ground, folder, binary.clone()).await?;
+        note("Kafka and the store answer");
+        for scenario in group {
+            let mut outcome = Outcome::default();
+            if let Err(error) = scene(&grounds, scenario, (&args, seed), &mut outcome).await {
+                note(&format!(
+                    "FAILED {}: {error:#}\nrepeat it with `run --suite {} --only {} --seed {seed}`; its logs are in {}",
+                    scenario.name,
+                    args.suite.name(),
+                    scenario.name,
+                    grounds.folder.join(database(scenario)).display()
+                ));
+                outcome.failure = Some(format!("{error:#}"));
+            }
+            report.add(scenario, outcome);
         }
     }
-    drop(grounds);
-    if is_good && args.keep.is_none() {
+    report.took = started.elapsed();
+    output::result(&report.table());
+    if let Some(path) = &args.report {
+        std::fs::write(path, report.page(&args, seed))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if report.is_good() && args.keep.is_none() {
         std::fs::remove_dir_all(&folder)?;
     } else {
         note(&format!("logs and data are in {}", folder.display()));
     }
-    Ok(is_good)
+    Ok(report.is_good())
 }
 
-fn choose(only: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
+fn choose(only: &[String]) -> anyhow::Result<Vec<Scenario>> {
     for name in only {
         ensure!(
             SCENARIOS.iter().any(|scenario| scenario.name == name),
@@ -93,21 +82,19 @@ fn choose(only: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
         );
     }
     let is_chosen =
-        |scenario: &&Scenario| only.is_empty() || only.iter().any(|n| n == scenario.name);
-    Ok(SCENARIOS.iter().filter(is_chosen).collect())
+        |scenario: &&Scenario| only.is_empty() || only.iter().any(|name| name == scenario.name);
+    let mut chosen: Vec<Scenario> = SCENARIOS.iter().filter(is_chosen).copied().collect();
+    chosen.sort_by_key(|scenario| scenario.ground);
+    Ok(chosen)
+}
+
+/// Name of a scenario's database, and of its folder.
+fn database(scenario: &Scenario) -> String {
+    scenario.name.replace('-', "_")
 }
 
 /// One scenario, in rounds, in an installation of its own.
-async fn scene(grounds: &Grounds, scenario: &Scenario, (args, seed): (&RunArgs, u64)) -> Outcome {
-    let mut outcome = Outcome::default();
-    if let Err(error) = rounds(grounds, scenario, (args, seed), &mut outcome).await {
-        outcome.failure = Some(format!("{error:#}"));
-        note(&format!("{}: {error:#}", scenario.name));
-    }
-    outcome
-}
-
-async fn rounds(
+async fn scene(
     grounds: &Grounds,
     scenario: &Scenario,
     (args, seed): (&RunArgs, u64),
@@ -117,15 +104,25 @@ async fn rounds(
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let stream = Sha256::digest(scenario.name);
     rng.set_stream(u64::from_le_bytes(std::array::from_fn(|i| stream[i])));
-    let name = scenario.name.replace('-', "_");
-    let mut site = Site::start(grounds, &name, (args.rate, &mut rng)).await?;
-    let rounds = match scenario.fault {
-        Fault::Kill(_) => args.kills.div_ceil(4).div_ceil(KILLS_PER_ROUND),
+    let site = Site::start(grounds, &database(scenario), (args.rate, &mut rng)).await?;
+    let rounds = match (scenario.fault, args.suite) {
+        (Fault::Kill(_), _) => args
+            .kills
+            .div_ceil(KILL_SCENARIOS)
+            .div_ceil(KILLS_PER_ROUND),
+        (_, Suite::Ci) | (Fault::StoreGone, _) => 1,
+        (_, Suite::Full) => 4,
     };
     for round in 1..=rounds {
+        let with_kills = args.suite == Suite::Ci || round % 2 == 0;
         site.load.resume();
         site.load.flow(BEFORE, FLOW).await?;
-        outcome.runs += scenario.fault.make(&mut site, &mut rng).await?;
+        let (faults, kills) = scenario
+            .fault
+            .make(&site, (args.suite, with_kills), &mut rng)
+            .await?;
+        outcome.runs += faults;
+        outcome.kills += kills;
         let ended = Instant::now();
         site.recover().await?;
         let recovery = ended.elapsed();
@@ -135,9 +132,8 @@ async fn rounds(
         outcome.lost += verdict.lost.len() + verdict.foreign.len();
         outcome.doubled += verdict.doubled.len();
         note(&format!(
-            "{} {round}/{rounds}: {} faults, {} events acknowledged, recovered in {:.1} s, lost {}, doubled {}",
+            "{} {round}/{rounds}: {faults} faults, {kills} kills, {} events acknowledged in all, recovered in {:.1} s, lost {}, doubled {}",
             scenario.name,
-            outcome.runs,
             outcome.acknowledged,
             recovery.as_secs_f64(),
             verdict.lost.len(),
@@ -146,36 +142,25 @@ async fn rounds(
         ensure!(verdict.is_clean(), "{verdict}");
         site.audit().await?;
     }
-    let failures: usize = site.stages.iter().map(|stage| stage.failures()).sum();
-    if failures > 0 {
-        note(&format!(
-            "{}: stages ended by themselves {failures} times",
-            scenario.name
-        ));
-    }
-    site.stop().await?;
-    Ok(())
+    outcome.failures = site.failures();
+    outcome.memory = site.memory();
+    site.stop().await
 }
 
 /// A copy, so that a build that goes on meanwhile changes nothing.
 fn binary_under_test(args: &RunArgs, folder: &Path) -> anyhow::Result<PathBuf> {
     let binary = match &args.chatpulse {
         Some(binary) => binary.clone(),
-        None => beside("chatpulse")?,
+        None => std::env::current_exe()?.with_file_name("chatpulse"),
     };
     let copy = folder.join("chatpulse");
     std::fs::copy(&binary, &copy).with_context(|| {
         format!(
-            "cannot copy {}: build it with cargo build -p chatpulse",
+            "cannot copy {}: build it with `cargo build -p chatpulse`",
             binary.display()
         )
     })?;
     Ok(copy)
-}
-
-/// Another program of the same build.
-fn beside(program: &str) -> anyhow::Result<PathBuf> {
-    Ok(std::env::current_exe()?.with_file_name(program))
 }
 
 /// Another one for each run, short enough to be typed.

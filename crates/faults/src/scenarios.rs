@@ -1,12 +1,27 @@
-//! The faults, in one table, and how each is made.
+//! The faults, in one table, and how each is made while events flow.
 
-use std::time::Duration;
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use anyhow::Context as _;
-use rand::{Rng as _, seq::IndexedRandom as _};
+use anyhow::{Context as _, ensure};
+use chatpulse_faults::proxy::{
+    http::{self, Form},
+    tcp::Mode,
+};
+use rand::{
+    Rng as _,
+    seq::{IndexedRandom as _, SliceRandom as _},
+};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{site::Site, stage::Kind};
+use crate::{
+    process::Signal,
+    site::{Ground, SESSION, Site},
+    stage::{Kind, Stage},
+};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
@@ -15,64 +30,609 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// What happens, for the report.
     pub(crate) title: &'static str,
+    pub(crate) ground: Ground,
     pub(crate) fault: Fault,
 }
 
-/// What is done while events flow.
+/// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// kill -9 of instances of these stages at random moments.
     Kill(&'static [Kind]),
+    /// SIGSTOP past the session, then SIGCONT.
+    Zombie(Kind),
+    /// SIGSTOP of a sink past the session while its insert is under way, then SIGCONT.
+    ZombieMidInsert,
+    /// SIGTERM of every instance, one after the other, each replaced by a new one.
+    Terminate,
+    /// The same while the store refuses inserts, so that each sink leaves a range pending.
+    RollingUpgrade,
+    /// A third instance of each stage joins and leaves again.
+    Scale,
+    /// A third sink joins and leaves while each insert takes long.
+    RebalanceMidInsert,
+    /// The store is killed while it works, and starts again.
+    StoreKilled,
+    /// The store is stopped with SIGSTOP and goes on later.
+    StoreFrozen,
+    /// The store is killed and away for long.
+    StoreGone,
+    /// Inserts are answered so.
+    Insert(Answer),
+    /// A column is added while events flow.
+    SchemaAltered,
+    /// The store's disk is full for a while.
+    DiskFull,
+    /// What lies between the sinks and the store does this.
+    StoreTraffic(Mode),
+    /// What lies between all stages and the brokers does this.
+    KafkaTraffic(Mode),
+    /// One of three brokers is killed and starts again.
+    BrokerKilled,
+    /// Each broker in turn, so that every coordinator and every leader moves.
+    CoordinatorMoved,
+    /// All brokers are killed and start again.
+    BrokersKilled,
+    /// Records that are none of ours, put into chat.raw.
+    PoisonRaw,
+    /// Records that are none of ours, put into chat.events.
+    PoisonEvents,
 }
 
-/// Kills between two judgements.
-pub(crate) const KILLS_PER_ROUND: u32 = 10;
+/// How the store fails an insert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    BeforeBody,
+    MidBody,
+    AfterCommit,
+    /// 200 and an exception, after the commit.
+    Exception(Form),
+    /// 500 with this code of ClickHouse.
+    Code(u32, &'static str),
+    /// None, until the connection is cut.
+    Never,
+    /// A byte a second, until the connection is cut.
+    Dripping,
+}
 
-/// Every fault.
-pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "kill-producer",
-        title: "kill -9 of a producer",
-        fault: Fault::Kill(&[Kind::Producer]),
-    },
-    Scenario {
-        name: "kill-enricher",
-        title: "kill -9 of an enricher",
-        fault: Fault::Kill(&[Kind::Enricher]),
-    },
-    Scenario {
-        name: "kill-sink",
-        title: "kill -9 of a sink",
-        fault: Fault::Kill(&[Kind::Sink]),
-    },
-    Scenario {
-        name: "kill-any",
-        title: "kill -9 of any stage",
-        fault: Fault::Kill(&Kind::ALL),
-    },
-];
+/// Which suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Suite {
+    /// Each fault once, with kill -9 of stages meanwhile; at most ten minutes.
+    Ci,
+    /// Each fault four times, every other time with kill -9 of stages meanwhile; long absences.
+    Full,
+}
 
-impl Fault {
-    /// Makes the fault and ends it. Events flow meanwhile. Gives how many faults it made.
-    pub(crate) async fn make(
-        self,
-        site: &mut Site<'_>,
-        rng: &mut ChaCha8Rng,
-    ) -> anyhow::Result<u32> {
+impl Suite {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Kill(kinds) => {
-                for _ in 0..KILLS_PER_ROUND {
-                    pause(rng, 100..1_200).await;
-                    let kind = *kinds.choose(rng).context("no stage to kill")?;
-                    let stages = site.of(kind);
-                    stages.choose(rng).context("no instance to kill")?.kill()?;
-                }
-                Ok(KILLS_PER_ROUND)
-            }
+            Self::Ci => "ci",
+            Self::Full => "full",
         }
     }
 }
 
-async fn pause(rng: &mut ChaCha8Rng, milliseconds: std::ops::Range<u64>) {
+/// Kills between two judgements.
+pub(crate) const KILLS_PER_ROUND: u32 = 20;
+/// Kills of stages during another fault.
+const KILLS_BESIDE: u32 = 3;
+/// How long a fault lasts, where it does not end by itself.
+const LASTING: Range<u64> = 2_500..4_500;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const fn on_one(name: &'static str, title: &'static str, fault: Fault) -> Scenario {
+    Scenario {
+        name,
+        title,
+        ground: Ground::OneBroker,
+        fault,
+    }
+}
+
+const fn on_three(name: &'static str, title: &'static str, fault: Fault) -> Scenario {
+    Scenario {
+        ground: Ground::ThreeBrokers,
+        ..on_one(name, title, fault)
+    }
+}
+
+const fn insert(name: &'static str, title: &'static str, answer: Answer) -> Scenario {
+    on_one(name, title, Fault::Insert(answer))
+}
+
+/// Every fault.
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    on_one(
+        "kill-producer",
+        "kill -9 of producers",
+        Fault::Kill(&[Kind::Producer]),
+    ),
+    on_one(
+        "kill-enricher",
+        "kill -9 of enrichers",
+        Fault::Kill(&[Kind::Enricher]),
+    ),
+    on_one("kill-sink", "kill -9 of sinks", Fault::Kill(&[Kind::Sink])),
+    on_one("kill-any", "kill -9 of any stage", Fault::Kill(&Kind::ALL)),
+    on_one(
+        "zombie-producer",
+        "SIGSTOP of a producer, resumed",
+        Fault::Zombie(Kind::Producer),
+    ),
+    on_one(
+        "zombie-enricher",
+        "SIGSTOP of an enricher past its session, resumed as a zombie",
+        Fault::Zombie(Kind::Enricher),
+    ),
+    on_one(
+        "zombie-sink",
+        "SIGSTOP of a sink past its session, resumed as a zombie",
+        Fault::Zombie(Kind::Sink),
+    ),
+    on_one(
+        "zombie-mid-insert",
+        "SIGSTOP of all sinks in the middle of an insert, resumed as zombies",
+        Fault::ZombieMidInsert,
+    ),
+    on_one(
+        "terminate",
+        "SIGTERM of each instance under load",
+        Fault::Terminate,
+    ),
+    on_one(
+        "rolling-upgrade",
+        "Rolling replacement while inserts are refused: ranges pending, SIGTERM under back-pressure",
+        Fault::RollingUpgrade,
+    ),
+    on_one(
+        "scale",
+        "A third instance of each stage joins and leaves",
+        Fault::Scale,
+    ),
+    on_one(
+        "rebalance-mid-insert",
+        "Rebalance in the middle of inserts",
+        Fault::RebalanceMidInsert,
+    ),
+    on_one(
+        "store-killed",
+        "Store killed while it inserts (also between table and view), started again",
+        Fault::StoreKilled,
+    ),
+    on_one(
+        "store-frozen",
+        "Store hangs (SIGSTOP), goes on",
+        Fault::StoreFrozen,
+    ),
+    on_one(
+        "store-gone",
+        "Store gone for long, under load",
+        Fault::StoreGone,
+    ),
+    insert(
+        "insert-before-body",
+        "Insert fails before the body",
+        Answer::BeforeBody,
+    ),
+    insert(
+        "insert-mid-body",
+        "Connection cut in the middle of the insert body",
+        Answer::MidBody,
+    ),
+    insert(
+        "insert-after-commit",
+        "Server committed, connection cut before its answer",
+        Answer::AfterCommit,
+    ),
+    insert(
+        "insert-exception-text",
+        "200, then an exception in the body (text)",
+        Answer::Exception(Form::Text),
+    ),
+    insert(
+        "insert-exception-tagged",
+        "200, then an exception in the body (tagged)",
+        Answer::Exception(Form::Tagged),
+    ),
+    insert(
+        "insert-exception-header",
+        "200, and an exception in a header",
+        Answer::Exception(Form::Header),
+    ),
+    insert(
+        "insert-readonly",
+        "Store read-only",
+        Answer::Code(164, "Cannot execute query in readonly mode. (READONLY)"),
+    ),
+    insert(
+        "insert-too-many-parts",
+        "Store has too many parts",
+        Answer::Code(
+            252,
+            "Too many parts (300). Merges are processing significantly slower than inserts. (TOO_MANY_PARTS)",
+        ),
+    ),
+    insert(
+        "insert-no-space",
+        "Store says that its disk is full",
+        Answer::Code(
+            243,
+            "Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE)",
+        ),
+    ),
+    insert(
+        "insert-never",
+        "Server never answers an insert",
+        Answer::Never,
+    ),
+    insert("insert-dripping", "Server's answer drips", Answer::Dripping),
+    on_one(
+        "schema-altered",
+        "Schema altered in mid-stream (a column added)",
+        Fault::SchemaAltered,
+    ),
+    on_one(
+        "store-cut",
+        "Connections to the store cut and refused",
+        Fault::StoreTraffic(Mode::Cut),
+    ),
+    on_one(
+        "store-blackhole",
+        "Store unreachable: connections stall",
+        Fault::StoreTraffic(Mode::Blackhole),
+    ),
+    on_one(
+        "store-deaf",
+        "One-way partition: answers of the store do not come",
+        Fault::StoreTraffic(Mode::OneWay { to_server: true }),
+    ),
+    on_one(
+        "store-mute",
+        "One-way partition: requests to the store do not arrive",
+        Fault::StoreTraffic(Mode::OneWay { to_server: false }),
+    ),
+    on_one(
+        "store-delay",
+        "Store far away: 100 ms each way",
+        Fault::StoreTraffic(Mode::Delay(Duration::from_millis(100))),
+    ),
+    on_one(
+        "store-half-close",
+        "Store half-closes connections",
+        Fault::StoreTraffic(Mode::HalfClose),
+    ),
+    on_one(
+        "store-drip",
+        "Store behind 50 kB/s",
+        Fault::StoreTraffic(Mode::Drip {
+            bytes_per_second: 50_000,
+        }),
+    ),
+    on_one(
+        "kafka-cut",
+        "Connections to Kafka cut and refused",
+        Fault::KafkaTraffic(Mode::Cut),
+    ),
+    on_one(
+        "kafka-blackhole",
+        "Kafka unreachable: connections stall",
+        Fault::KafkaTraffic(Mode::Blackhole),
+    ),
+    on_one(
+        "kafka-deaf",
+        "One-way partition: answers of Kafka do not come",
+        Fault::KafkaTraffic(Mode::OneWay { to_server: true }),
+    ),
+    on_one(
+        "kafka-mute",
+        "One-way partition: requests to Kafka do not arrive",
+        Fault::KafkaTraffic(Mode::OneWay { to_server: false }),
+    ),
+    on_one(
+        "kafka-delay",
+        "Kafka far away: 100 ms each way",
+        Fault::KafkaTraffic(Mode::Delay(Duration::from_millis(100))),
+    ),
+    on_one(
+        "kafka-half-close",
+        "Kafka half-closes connections",
+        Fault::KafkaTraffic(Mode::HalfClose),
+    ),
+    on_one(
+        "kafka-drip",
+        "Kafka behind 50 kB/s",
+        Fault::KafkaTraffic(Mode::Drip {
+            bytes_per_second: 50_000,
+        }),
+    ),
+    on_one(
+        "kafka-killed",
+        "The only broker killed and back: 503 with Retry-After meanwhile",
+        Fault::BrokersKilled,
+    ),
+    on_one(
+        "poison-raw",
+        "Storm of foreign records in chat.raw",
+        Fault::PoisonRaw,
+    ),
+    on_one(
+        "poison-events",
+        "Storm of foreign records in chat.events",
+        Fault::PoisonEvents,
+    ),
+    on_three(
+        "broker-killed",
+        "1 of 3 brokers killed and back",
+        Fault::BrokerKilled,
+    ),
+    on_three(
+        "coordinator-moved",
+        "Each of 3 brokers killed in turn: coordinators and leaders move",
+        Fault::CoordinatorMoved,
+    ),
+    on_three(
+        "brokers-killed",
+        "All 3 brokers killed and back",
+        Fault::BrokersKilled,
+    ),
+    Scenario {
+        name: "disk-full",
+        title: "Store's disk full (a small file system), then freed",
+        ground: Ground::SmallDisk,
+        fault: Fault::DiskFull,
+    },
+];
+
+impl Fault {
+    /// Makes the fault and ends it; kills stages meanwhile where `with_kills`. Gives how many faults
+    /// there were, and how many kill -9 of stages.
+    pub(crate) async fn make(
+        self,
+        site: &Site<'_>,
+        (suite, with_kills): (Suite, bool),
+        rng: &mut ChaCha8Rng,
+    ) -> anyhow::Result<(u32, u32)> {
+        if let Self::Kill(kinds) = self {
+            kill(site, (KILLS_PER_ROUND, kinds), 50..900, rng).await?;
+            return Ok((KILLS_PER_ROUND, KILLS_PER_ROUND));
+        }
+        let mut other = rng.clone();
+        other.set_stream(rng.get_stream() ^ 1);
+        let beside = async {
+            match with_kills {
+                true => kill(site, (KILLS_BESIDE, &Kind::ALL), 300..1_300, &mut other).await,
+                false => Ok(()),
+            }
+        };
+        let (made, killed) = tokio::join!(self.inject(site, suite, rng), beside);
+        made?;
+        killed?;
+        Ok((1, if with_kills { KILLS_BESIDE } else { 0 }))
+    }
+
+    async fn inject(
+        self,
+        site: &Site<'_>,
+        suite: Suite,
+        rng: &mut ChaCha8Rng,
+    ) -> anyhow::Result<()> {
+        let store = &site.grounds.store;
+        let kafka = &site.grounds.kafka;
+        match self {
+            Self::Kill(_) => {}
+            Self::Zombie(kind) => {
+                let stage = any(site, &[kind], rng)?;
+                stage.freeze()?;
+                tokio::time::sleep(SESSION).await;
+                pause(rng, 1_000..2_500).await;
+                stage.thaw()?;
+                // It goes on for a moment before it hears that it is no member any more.
+                pause(rng, 300..1_000).await;
+            }
+            Self::ZombieMidInsert => {
+                store.traffic.set(Mode::Delay(Duration::from_millis(150)));
+                pause(rng, 500..1_000).await;
+                let sinks = site.of(Kind::Sink);
+                sinks.iter().try_for_each(|sink| sink.freeze())?;
+                tokio::time::sleep(SESSION).await;
+                pause(rng, 1_000..2_000).await;
+                sinks.iter().try_for_each(|sink| sink.thaw())?;
+                pause(rng, 300..1_000).await;
+                store.traffic.set(Mode::Pass);
+            }
+            Self::Terminate => replace_all(site, rng).await?,
+            Self::RollingUpgrade => {
+                let answer = Answer::Code(252, "Too many parts. (TOO_MANY_PARTS)");
+                let before = store.inserts.faults_made();
+                store.inserts.fail_next(answer.fault(), u32::MAX);
+                faults_made(site, before).await?;
+                replace_all(site, rng).await?;
+                store.inserts.pass();
+            }
+            Self::Scale => {
+                Kind::ALL.into_iter().for_each(|kind| site.grow(kind));
+                pause(rng, LASTING).await;
+                for kind in Kind::ALL {
+                    site.shrink(kind).await?;
+                }
+            }
+            Self::RebalanceMidInsert => {
+                store.traffic.set(Mode::Delay(Duration::from_millis(200)));
+                pause(rng, 300..600).await;
+                site.grow(Kind::Sink);
+                pause(rng, LASTING).await;
+                site.shrink(Kind::Sink).await?;
+                pause(rng, 300..600).await;
+                store.traffic.set(Mode::Pass);
+            }
+            Self::StoreKilled => {
+                // Anywhere in the work on a block: over many rounds also between table and view.
+                pause(rng, 0..1_000).await;
+                store.kill().await?;
+                pause(rng, 200..1_500).await;
+                store.restart().await?;
+            }
+            Self::StoreFrozen => {
+                store.signal(Signal::STOP)?;
+                pause(rng, 4_000..6_000).await;
+                store.signal(Signal::CONT)?;
+            }
+            Self::StoreGone => {
+                let away = match suite {
+                    Suite::Ci => Duration::from_secs(8),
+                    Suite::Full => Duration::from_secs(300),
+                };
+                store.kill().await?;
+                tokio::time::sleep(away).await;
+                site.note_memory(&format!("store gone for {} s", away.as_secs()));
+                store.restart().await?;
+            }
+            Self::Insert(answer) => {
+                let before = store.inserts.faults_made();
+                store
+                    .inserts
+                    .fail_next(answer.fault(), rng.random_range(2..6));
+                faults_made(site, before).await?;
+                if matches!(answer, Answer::Never | Answer::Dripping) {
+                    pause(rng, LASTING).await;
+                    store.traffic.set(Mode::Cut);
+                    pause(rng, 100..200).await;
+                    store.traffic.set(Mode::Pass);
+                } else {
+                    pause(rng, 500..1_000).await;
+                }
+                store.inserts.pass();
+            }
+            Self::SchemaAltered => {
+                let column: u32 = rng.random();
+                let sql = format!("ALTER TABLE events ADD COLUMN added_{column} String DEFAULT ''");
+                store.query(&site.name, &sql).await?;
+                pause(rng, 500..1_500).await;
+            }
+            Self::DiskFull => {
+                let ballast = site.grounds.fill_disk()?;
+                let before = site.stored().await?;
+                pause(rng, 6_000..8_000).await;
+                let after = site.stored().await?;
+                std::fs::remove_file(ballast)?;
+                ensure!(
+                    after < before + 3_000,
+                    "the store goes on with a full disk: {before} to {after} rows"
+                );
+            }
+            Self::StoreTraffic(mode) => {
+                store.traffic.set(mode);
+                pause(rng, LASTING).await;
+                store.traffic.set(Mode::Pass);
+            }
+            Self::KafkaTraffic(mode) => {
+                kafka.traffic(mode);
+                pause(rng, LASTING).await;
+                kafka.traffic(Mode::Pass);
+            }
+            Self::BrokerKilled => {
+                let broker = rng.random_range(1..=kafka.brokers());
+                kafka.kill(Some(broker)).await?;
+                pause(rng, LASTING).await;
+                kafka.restart(Some(broker)).await?;
+            }
+            Self::CoordinatorMoved => {
+                let mut brokers: Vec<u16> = (1..=kafka.brokers()).collect();
+                brokers.shuffle(rng);
+                for broker in brokers {
+                    kafka.kill(Some(broker)).await?;
+                    // The others take over: events are acknowledged again.
+                    site.load.flow(300, DEADLINE).await?;
+                    kafka.restart(Some(broker)).await?;
+                }
+            }
+            Self::BrokersKilled => {
+                let before = site.load.ledger().refused;
+                kafka.kill(None).await?;
+                refusals(site, before).await?;
+                site.note_memory("Kafka gone");
+                kafka.restart(None).await?;
+            }
+            Self::PoisonRaw => site.poison_raw(2_000, rng).await?,
+            Self::PoisonEvents => site.poison_events(2_000, rng).await?,
+        }
+        Ok(())
+    }
+}
+
+impl Answer {
+    fn fault(self) -> http::Fault {
+        match self {
+            Self::BeforeBody => http::Fault::BeforeBody,
+            Self::MidBody => http::Fault::MidBody,
+            Self::AfterCommit => http::Fault::AfterCommit,
+            Self::Exception(form) => http::Fault::ExceptionInBody(form),
+            Self::Code(code, message) => http::Fault::Status {
+                status: 500,
+                code,
+                message: message.to_owned(),
+            },
+            Self::Never => http::Fault::Hang,
+            Self::Dripping => http::Fault::DripAnswer,
+        }
+    }
+}
+
+/// kill -9 of `count` instances of `kinds`, with pauses of so many milliseconds.
+async fn kill(
+    site: &Site<'_>,
+    (count, kinds): (u32, &[Kind]),
+    pauses: Range<u64>,
+    rng: &mut ChaCha8Rng,
+) -> anyhow::Result<()> {
+    for _ in 0..count {
+        pause(rng, pauses.clone()).await;
+        any(site, kinds, rng)?.kill()?;
+    }
+    Ok(())
+}
+
+fn any(site: &Site<'_>, kinds: &[Kind], rng: &mut ChaCha8Rng) -> anyhow::Result<Arc<Stage>> {
+    let kind = *kinds.choose(rng).context("no stage to choose from")?;
+    let stages = site.of(kind);
+    stages.choose(rng).cloned().context("no instance")
+}
+
+async fn replace_all(site: &Site<'_>, rng: &mut ChaCha8Rng) -> anyhow::Result<()> {
+    for kind in Kind::ALL {
+        for stage in site.of(kind) {
+            pause(rng, 100..500).await;
+            stage.replace().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the store's proxy has failed an insert.
+async fn faults_made(site: &Site<'_>, before: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    while site.grounds.store.inserts.faults_made() == before {
+        ensure!(Instant::now() < deadline, "no insert came to be failed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Waits until producers refuse, as they must while nothing can be written.
+async fn refusals(site: &Site<'_>, before: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    while site.load.ledger().refused < before + 4 {
+        ensure!(
+            Instant::now() < deadline,
+            "producers do not answer 503 while Kafka is gone"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+async fn pause(rng: &mut ChaCha8Rng, milliseconds: Range<u64>) {
     tokio::time::sleep(Duration::from_millis(rng.random_range(milliseconds))).await;
 }

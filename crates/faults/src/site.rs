@@ -2,6 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,8 +15,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     judge::{Books, Verdict},
-    kafka::Kafka,
+    kafka::{Kafka, PARTITIONS},
     load::{Ledger, Load, TENANTS, Target},
+    output::note,
     stage::{Kind, Program, Stage},
     store::Store,
 };
@@ -23,7 +28,20 @@ const RECOVERY: Duration = Duration::from_secs(150);
 const SETTLE: Duration = Duration::from_secs(10);
 /// Instances of each stage.
 const INSTANCES: usize = 2;
-const PARTITIONS: u16 = 4;
+
+/// Longest silence of a member before its group gives its partitions to others.
+pub(crate) const SESSION: Duration = Duration::from_secs(2);
+/// File system of the small disk, MiB.
+const SMALL_DISK_MIB: u32 = 192;
+
+/// On what an installation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ground {
+    OneBroker,
+    ThreeBrokers,
+    /// One broker, and the store on a file system that can be filled.
+    SmallDisk,
+}
 
 /// What installations share.
 pub(crate) struct Grounds {
@@ -32,17 +50,91 @@ pub(crate) struct Grounds {
     /// The binary under test.
     pub(crate) binary: PathBuf,
     pub(crate) folder: PathBuf,
+    small_disk: Option<SmallDisk>,
+}
+
+impl Grounds {
+    /// Starts Kafka and the store with their data in `folder`.
+    pub(crate) async fn start(
+        ground: Ground,
+        folder: PathBuf,
+        binary: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let brokers = if ground == Ground::ThreeBrokers { 3 } else { 1 };
+        let store = folder.join("store");
+        std::fs::create_dir_all(&store)?;
+        let small_disk = match ground {
+            Ground::SmallDisk => Some(SmallDisk::mount(&store)?),
+            Ground::OneBroker | Ground::ThreeBrokers => None,
+        };
+        Ok(Self {
+            kafka: Kafka::start(&folder.join("kafka"), brokers).await?,
+            store: Store::start(&store).await?,
+            binary,
+            folder,
+            small_disk,
+        })
+    }
+
+    /// Leaves no room on the small disk; gives the file that takes it.
+    pub(crate) fn fill_disk(&self) -> anyhow::Result<PathBuf> {
+        use std::io::Write as _;
+        let disk = self.small_disk.as_ref().context("the disk is not small")?;
+        let path = disk.0.join("ballast");
+        let mut file = std::fs::File::create(&path)?;
+        // Until there is no room: that is the point.
+        while file.write_all(&[0; 1 << 16]).is_ok() {}
+        Ok(path)
+    }
+}
+
+/// A file system in memory; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: &Path) -> anyhow::Result<Self> {
+        let mounted = std::process::Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={SMALL_DISK_MIB}m"),
+                "tmpfs",
+            ])
+            .arg(folder)
+            .output()?;
+        ensure!(
+            mounted.status.success(),
+            "a small file system cannot be mounted, which needs root: {}",
+            String::from_utf8_lossy(&mounted.stderr)
+        );
+        Ok(Self(folder.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the store's process may still be on its way out.
+        let unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            note(&format!("cannot unmount {}", self.0.display()));
+        }
+    }
 }
 
 /// An installation, running.
 pub(crate) struct Site<'g> {
     pub(crate) grounds: &'g Grounds,
     pub(crate) name: String,
-    pub(crate) program: Program,
-    pub(crate) stages: Vec<Stage>,
+    program: Program,
+    stages: Mutex<Vec<Arc<Stage>>>,
     pub(crate) load: Load,
-    /// Records that were put into the topics past the producer.
-    pub(crate) poison: u64,
+    /// Records put into chat.raw and into chat.events past the producer.
+    poison: [AtomicU64; 2],
+    memory: Mutex<Vec<String>>,
 }
 
 impl<'g> Site<'g> {
@@ -61,21 +153,18 @@ impl<'g> Site<'g> {
         configure(grounds, name, &program.folder)?;
         let mut keys = Vec::new();
         for tenant in TENANTS {
-            keys.push(
-                tool(&program, &["tenant", "add", tenant])
-                    .await?
-                    .trim()
-                    .to_owned(),
-            );
+            let key = tool(&program, &["tenant", "add", tenant]).await?;
+            keys.push(key.trim().to_owned());
         }
         tool(&program, &["migrate"]).await?;
         let mut stages = Vec::new();
         for kind in Kind::ALL {
-            stages.extend((1..=INSTANCES).map(|number| Stage::start(&program, kind, number)));
+            let start = |number| Arc::new(Stage::start(&program, kind, number));
+            stages.extend((1..=INSTANCES).map(start));
         }
         let producers = stages.iter().filter(|stage| stage.kind == Kind::Producer);
         let target = Target {
-            producers: producers.map(Stage::url).collect(),
+            producers: producers.map(|stage| stage.url()).collect(),
             keys,
             rate,
         };
@@ -83,31 +172,98 @@ impl<'g> Site<'g> {
             grounds,
             name: name.to_owned(),
             program,
-            stages,
+            stages: Mutex::new(stages),
             load: Load::new(target, rng.random())?,
-            poison: 0,
+            poison: Default::default(),
+            memory: Mutex::default(),
         })
     }
 
-    /// The instances of one stage.
-    pub(crate) fn of(&self, kind: Kind) -> Vec<&Stage> {
-        self.stages
-            .iter()
-            .filter(|stage| stage.kind == kind)
-            .collect()
+    fn stages(&self) -> MutexGuard<'_, Vec<Arc<Stage>>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts one more instance.
-    pub(crate) fn grow(&mut self, kind: Kind) {
+    /// The instances of one stage.
+    pub(crate) fn of(&self, kind: Kind) -> Vec<Arc<Stage>> {
+        let stages = self.stages();
+        let of_kind = stages.iter().filter(|stage| stage.kind == kind);
+        of_kind.cloned().collect()
+    }
+
+    /// Starts one more instance. Further producers get no events: nobody knows their address.
+    pub(crate) fn grow(&self, kind: Kind) {
         let number = self.of(kind).len() + 1;
-        self.stages.push(Stage::start(&self.program, kind, number));
+        let stage = Stage::start(&self.program, kind, number);
+        self.stages().push(Arc::new(stage));
     }
 
     /// Stops the last instance that was started.
-    pub(crate) async fn shrink(&mut self, kind: Kind) -> anyhow::Result<()> {
-        let last = self.stages.iter().rposition(|stage| stage.kind == kind);
-        let last = last.context("no instance is left")?;
-        self.stages.remove(last).stop().await
+    pub(crate) async fn shrink(&self, kind: Kind) -> anyhow::Result<()> {
+        let stage = {
+            let mut stages = self.stages();
+            let last = stages.iter().rposition(|stage| stage.kind == kind);
+            stages.remove(last.context("no instance is left")?)
+        };
+        stage.stop().await
+    }
+
+    /// How often stages ended by themselves.
+    pub(crate) fn failures(&self) -> usize {
+        self.stages().iter().map(|stage| stage.failures()).sum()
+    }
+
+    /// Rows of `events`.
+    pub(crate) async fn stored(&self) -> anyhow::Result<u64> {
+        Ok(self.books().progress().await?.1)
+    }
+
+    /// Keeps the highest memory of every stage so far for the report.
+    pub(crate) fn note_memory(&self, when: &str) {
+        let peak = |kind| {
+            let stages = self.of(kind);
+            let peaks = stages.iter().filter_map(|stage| stage.peak_kib());
+            peaks.max().unwrap_or(0) / 1024
+        };
+        let [producer, enricher, sink] = Kind::ALL.map(peak);
+        let line =
+            format!("{when}: producer {producer} MiB, enricher {enricher} MiB, sink {sink} MiB");
+        note(&line);
+        self.memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line);
+    }
+
+    /// What [`Site::note_memory`] kept.
+    pub(crate) fn memory(&self) -> Vec<String> {
+        self.memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Puts records that are none of ours into chat.raw.
+    pub(crate) async fn poison_raw(&self, count: u64, rng: &mut ChaCha8Rng) -> anyhow::Result<()> {
+        self.poison[0].fetch_add(count, Ordering::SeqCst);
+        let topic = format!("{}.chat.raw", self.name);
+        self.grounds
+            .kafka
+            .publish(&topic, foreign(count, rng))
+            .await
+    }
+
+    /// Puts records that are none of ours into chat.events.
+    pub(crate) async fn poison_events(
+        &self,
+        count: u64,
+        rng: &mut ChaCha8Rng,
+    ) -> anyhow::Result<()> {
+        self.poison[1].fetch_add(count, Ordering::SeqCst);
+        let topic = format!("{}.chat.events", self.name);
+        self.grounds
+            .kafka
+            .publish(&topic, foreign(count, rng))
+            .await
     }
 
     /// Waits until everything that was acknowledged can be queried; nothing new is sent.
@@ -116,7 +272,10 @@ impl<'g> Site<'g> {
         self.load.pause(RECOVERY).await?;
         let (accepted, outcomes) = {
             let ledger = self.load.ledger();
-            (ledger.acknowledged(), ledger.outcomes() + self.poison)
+            (
+                ledger.acknowledged(),
+                ledger.outcomes() + self.poison[0].load(Ordering::SeqCst),
+            )
         };
         loop {
             let progress = self.books().progress().await;
@@ -138,6 +297,12 @@ impl<'g> Site<'g> {
     /// Judges until all is well or it cannot become so any more.
     pub(crate) async fn judge(&self) -> anyhow::Result<Verdict> {
         let ledger: Ledger = self.load.ledger().clone();
+        ensure!(
+            ledger.refused == ledger.refused_with_time,
+            "of {} answers 429 and 503 only {} have a Retry-After",
+            ledger.refused,
+            ledger.refused_with_time
+        );
         ensure!(
             ledger.wrong.is_empty(),
             "answers that nothing explains: {:?}",
@@ -168,19 +333,38 @@ impl<'g> Site<'g> {
         Books {
             store: &self.grounds.store,
             database: &self.name,
-            poison: self.poison,
+            poison: self
+                .poison
+                .each_ref()
+                .map(|count| count.load(Ordering::SeqCst)),
         }
     }
 
     /// Stops everything in order; each stage must end cleanly.
-    pub(crate) async fn stop(self) -> anyhow::Result<Ledger> {
-        let ledger = self.load.stop().await;
-        let ends = self.stages.into_iter().map(Stage::stop);
+    pub(crate) async fn stop(&self) -> anyhow::Result<()> {
+        let stages = self.stages().clone();
+        let ends = stages.iter().map(|stage| stage.stop());
         for end in futures::future::join_all(ends).await {
             end?;
         }
-        Ok(ledger)
+        Ok(())
     }
+}
+
+/// Bytes of all kinds: noise, text, nothing, frames that promise more than they hold.
+fn foreign(count: u64, rng: &mut ChaCha8Rng) -> Vec<Vec<u8>> {
+    let one = |_| {
+        let mut noise = vec![0; rng.random_range(0..200)];
+        rng.fill(noise.as_mut_slice());
+        match rng.random_range(0..4) {
+            0 => noise,
+            1 => br#"{"event": "widget_message_sent"}"#.to_vec(),
+            // Avro's single-object encoding, and the Confluent wire format, of no known schema.
+            2 => [&[0xc3, 0x01], noise.as_slice()].concat(),
+            _ => [&[0x00, 0x00, 0x00, 0x00, 0x07], noise.as_slice()].concat(),
+        }
+    };
+    (0..count).map(one).collect()
 }
 
 /// A tool of the binary; its standard output.
@@ -206,7 +390,7 @@ replication = {replication}
 prefix = "{name}."
 
 [kafka.overrides]
-"session.timeout.ms" = "2000"
+"session.timeout.ms" = "{session}"
 "heartbeat.interval.ms" = "300"
 "socket.timeout.ms" = "5000"
 "reconnect.backoff.max.ms" = "500"
@@ -224,6 +408,7 @@ batch_rows = 150
 batch_wait = "30ms"
 "#,
         bootstrap = grounds.kafka.bootstrap(),
+        session = SESSION.as_millis(),
         replication = grounds.kafka.brokers(),
         url = grounds.store.url(),
     );

@@ -116,11 +116,6 @@ impl Stage {
         format!("http://{}", self.address)
     }
 
-    /// Where it logs.
-    pub(crate) fn log(&self) -> &Path {
-        &self.log
-    }
-
     /// kill -9; it is started again at once.
     pub(crate) fn kill(&self) -> anyhow::Result<()> {
         self.end(Signal::KILL)
@@ -152,7 +147,7 @@ impl Stage {
         }
         let status = self.state().last_end;
         ensure!(
-            status.is_some_and(|status| status.success()),
+            status.is_none_or(is_clean),
             "the {} ended with {status:?} on SIGTERM: see {}",
             self.kind,
             self.log.display()
@@ -171,7 +166,7 @@ impl Stage {
     }
 
     /// Ends it for good, with SIGTERM; after a deadline with SIGKILL, which is an error.
-    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(&self) -> anyhow::Result<()> {
         self.state().is_stopping = true;
         self.end(Signal::TERM)?;
         let deadline = Instant::now() + END;
@@ -189,8 +184,7 @@ impl Stage {
         }
         let status = self.state().last_end;
         ensure!(
-            // A process that has just begun does not catch the signal yet.
-            status.is_none_or(|status| status.success() || status.signal() == Some(15)),
+            status.is_none_or(is_clean),
             "the {} stopped with {status:?}: see {}",
             self.kind,
             self.log.display()
@@ -222,6 +216,11 @@ impl Drop for Stage {
     fn drop(&mut self) {
         self.keeper.abort();
     }
+}
+
+/// A process that has just begun does not catch the signal yet; and somebody may have killed it first.
+fn is_clean(status: ExitStatus) -> bool {
+    status.success() || matches!(status.signal(), Some(9 | 15))
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

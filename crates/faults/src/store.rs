@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 use chatpulse_faults::proxy::{http::StoreProxy, tcp::TcpProxy};
 use tokio::process::{Child, Command};
 
-use crate::process::{Signal, free_ports, loopback, peak_kib, signal, spawn};
+use crate::process::{Signal, free_ports, loopback, signal, spawn};
 
 /// The engine unpacks itself at first use.
 const START: Duration = Duration::from_secs(180);
@@ -36,8 +36,10 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Starts `program` (the binary faults-store) with its data in `folder`.
-    pub(crate) async fn start(program: PathBuf, folder: &Path) -> anyhow::Result<Self> {
+    /// Starts it with its data in `folder`.
+    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        // Built with this program.
+        let program = std::env::current_exe()?.with_file_name("faults-store");
         ensure!(
             program.exists(),
             "{} is not built: cargo build -p chatpulse-faults",
@@ -104,11 +106,6 @@ impl Store {
     pub(crate) fn signal(&self, what: Signal) -> anyhow::Result<()> {
         let pid = self.slot().as_ref().and_then(Child::id);
         signal(pid.context("the store does not run")?, what)
-    }
-
-    /// Highest memory so far, KiB.
-    pub(crate) fn peak_kib(&self) -> Option<u64> {
-        peak_kib(self.slot().as_ref().and_then(Child::id)?)
     }
 
     /// The answer to a query, straight from the server; rows of tab-separated fields.
