@@ -18,8 +18,8 @@ use crate::error::StoreError;
 /// What the audit is told from outside.
 #[derive(Debug, Clone)]
 pub struct AuditOptions {
-    /// First offset that chat.raw still had when its reading began, per partition; 0 where absent.
-    pub lowest_kept: BTreeMap<i32, i64>,
+    /// What the broker says of each raw partition; nothing where it was not asked.
+    pub claims: BTreeMap<i32, Claim>,
     /// At most this many offenders are listed per check and partition. Default 20.
     pub listed: u32,
 }
@@ -27,10 +27,19 @@ pub struct AuditOptions {
 impl Default for AuditOptions {
     fn default() -> Self {
         AuditOptions {
-            lowest_kept: BTreeMap::new(),
+            claims: BTreeMap::new(),
             listed: 20,
         }
     }
+}
+
+/// What the store must hold of a raw partition: every offset of `[low, stored)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// First offset still in chat.raw: what was deleted before it was read cannot be missed.
+    pub low: i64,
+    /// Offset up to which the sink has committed that everything is stored.
+    pub stored: i64,
 }
 
 /// What the audit found.
@@ -281,9 +290,15 @@ GROUP BY tenant
 ORDER BY tenant";
 
 /// Messages per conversation, in events and in the facts. The stream's own number is held against
-/// them where the stream never forgot the conversation (one message numbered 1) and took no event
-/// id twice after its dedup horizon (as many rows as messages).
+/// them where the stream never forgot the conversation (one message numbered 1), took no event id
+/// twice after its dedup horizon (as many rows as messages), and where nothing that it numbered was
+/// lost behind it: of the conversation, or, where that is not known, of its partition.
 const MESSAGES: &str = "
+WITH lossy AS
+(
+    SELECT DISTINCT partition FROM events
+    WHERE reason IN ('outcome_lost', 'refused_by_store') AND conversation_id IS NULL
+)
 SELECT
     tenant, source, conversation_id,
     sum(distinct_messages) AS events, max(highest_number) AS stream, sum(fact_messages) AS facts
@@ -292,25 +307,48 @@ FROM
     SELECT
         toString(e.tenant) AS tenant, toString(e.source) AS source,
         assumeNotNull(e.conversation_id) AS conversation_id,
-        uniqExact((occurred_at, sipHash64(event_id))) AS distinct_messages,
-        count() AS message_rows, countIf(message_number = 1) AS beginnings,
+        uniqExactIf((occurred_at, sipHash64(event_id)), is_message) AS distinct_messages,
+        countIf(is_message) AS message_rows, countIf(is_message AND message_number = 1) AS beginnings,
+        countIf(reason = 'refused_by_store' OR partition IN lossy) AS losses,
         ifNull(max(message_number), 0) AS highest_number, 0 AS fact_messages
-    FROM events AS e
-    WHERE e.outcome = 'accepted' AND e.conversation_id IS NOT NULL
-      AND event_type = 'message.sent' AND actor IN ('visitor', 'bot', 'agent')
+    FROM
+    (
+        SELECT *, outcome = 'accepted' AND event_type = 'message.sent' AND actor IN ('visitor', 'bot', 'agent') AS is_message
+        FROM events
+    ) AS e
+    WHERE e.conversation_id IS NOT NULL AND (is_message OR reason = 'refused_by_store')
     GROUP BY tenant, source, conversation_id
     UNION ALL
     SELECT
-        toString(tenant), toString(source), conversation_id, 0, 0, 0, 0,
+        toString(tenant), toString(source), conversation_id, 0, 0, 0, 0, 0,
         length(groupUniqArrayArray(messages))
     FROM conversation_facts
     GROUP BY tenant, source, conversation_id
 )
 GROUP BY tenant, source, conversation_id
 HAVING events != facts
-    OR (sum(beginnings) <= 1 AND sum(message_rows) = events AND stream != events)
+    OR (sum(beginnings) <= 1 AND sum(message_rows) = events AND sum(losses) = 0 AND stream != events)
 ORDER BY tenant, source, conversation_id
 LIMIT ?";
+
+/// The offsets `[first, end)`, where there are any.
+fn missing(partition: i32, first: i64, end: i64) -> Option<Finding> {
+    (first < end).then_some(Finding::Missing {
+        partition,
+        first,
+        last: end - 1,
+    })
+}
+
+/// What lacks before the first offset that the store holds, and after the last.
+fn missing_ends(books: &PartitionBooks, claim: Option<&Claim>) -> impl Iterator<Item = Finding> {
+    let end = books.last_offset + 1;
+    let low = claim.map_or(0, |claim| claim.low);
+    let stored = claim.map_or(end, |claim| claim.stored);
+    let before = missing(books.partition, low, books.first_offset);
+    let after = missing(books.partition, end, stored);
+    before.into_iter().chain(after)
+}
 
 impl Store {
     /// Proves the books, or says where they are wrong.
@@ -325,20 +363,15 @@ impl Store {
             .await?;
         let mut findings = Vec::new();
         for books in &partitions {
-            let expected = options
-                .lowest_kept
-                .get(&books.partition)
-                .copied()
-                .unwrap_or(0);
-            if books.first_offset > expected {
-                findings.push(Finding::Missing {
-                    partition: books.partition,
-                    first: expected,
-                    last: books.first_offset - 1,
-                });
-            }
+            let claim = options.claims.get(&books.partition);
+            findings.extend(missing_ends(books, claim));
             findings.extend(self.holes(books, options.listed).await?);
             findings.extend(self.repeats(books, options.listed).await?);
+        }
+        for (&partition, claim) in &options.claims {
+            if partitions.iter().all(|books| books.partition != partition) {
+                findings.extend(missing(partition, claim.low, claim.stored));
+            }
         }
         let tenants: Vec<TenantBooks> = self
             .within("auditing tenants", self.client.query(TENANTS).fetch_all())

@@ -17,9 +17,10 @@ mod insert;
 mod migrations;
 mod queries;
 mod reference;
+mod rejected;
 mod rows;
 
-pub use audit::{Audit, AuditOptions, Finding, MessageCounts, PartitionBooks, TenantBooks};
+pub use audit::{Audit, AuditOptions, Claim, Finding, MessageCounts, PartitionBooks, TenantBooks};
 pub use config::{Engine, StoreConfig};
 pub use error::{Disposition, StoreError};
 pub use insert::Inserted;
@@ -28,6 +29,7 @@ pub use queries::{
     Books, BrowserLoss, Cohort, GapCount, MetricRow, NameHealth, Rejected, RejectionCount,
     TypeHealth, Window,
 };
+pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};
 pub use rows::{EventRow, OUTCOME_LOST, REFUSED_BY_STORE, UndecodableOutcome};
 
 use std::future::Future;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use chatpulse_model::Event;
-use chatpulse_store::{Audit, AuditOptions, Finding, Store};
+use chatpulse_store::{Audit, AuditOptions, Claim, EventRow, Finding, Store};
 
 use crate::support::{Script, client, duplicate, event, execute, insert, rejected, store};
 
@@ -85,7 +85,7 @@ async fn missing_and_repeated_offsets_are_named() {
         ]
     );
     let options = AuditOptions {
-        lowest_kept: BTreeMap::from([(0, 2)]),
+        claims: BTreeMap::from([(0, Claim { low: 2, stored: 10 })]),
         listed: 1,
     };
     let kept = store.audit(&options).await.unwrap();
@@ -159,4 +159,75 @@ async fn a_conversation_that_the_stream_forgot_and_met_again_is_no_finding() {
     events[2].message_number = Some(1);
     insert(&store, "all", &events).await;
     assert_eq!(audit(&store).await.findings, []);
+}
+
+#[tokio::test]
+async fn what_the_broker_knows_to_be_stored_must_be_there() {
+    let store = store("audit_claims").await;
+    let events: Vec<Event> = (3..6).map(event).collect();
+    insert(&store, "all", &events).await;
+    let missing = |partition, first, last| Finding::Missing {
+        partition,
+        first,
+        last,
+    };
+    let findings = async |claims: &[(i32, i64, i64)]| {
+        let claims = claims
+            .iter()
+            .map(|&(partition, low, stored)| (partition, Claim { low, stored }));
+        let options = AuditOptions {
+            claims: claims.collect(),
+            ..AuditOptions::default()
+        };
+        store.audit(&options).await.unwrap().findings
+    };
+    assert_eq!(findings(&[(0, 3, 6)]).await, []);
+    assert_eq!(
+        findings(&[(0, 5, 6)]).await,
+        [],
+        "deleted after it was stored"
+    );
+    assert_eq!(
+        findings(&[(0, 3, 4)]).await,
+        [],
+        "stored, and not yet committed"
+    );
+    assert_eq!(findings(&[(0, 0, 6)]).await, [missing(0, 0, 2)]);
+    assert_eq!(findings(&[(0, 3, 9)]).await, [missing(0, 6, 8)]);
+    assert_eq!(
+        findings(&[(0, 3, 6), (1, 2, 7), (2, 4, 4)]).await,
+        [missing(1, 2, 6)],
+        "a partition of which the store has nothing"
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_was_lost_behind_the_stream_is_not_missed_a_second_time() {
+    let events = sound();
+    let (first, second) = (&events[0], &events[1]);
+    let rows = [
+        EventRow::from(first).refused("VIOLATED_CONSTRAINT (469)"),
+        EventRow::lost(first.partition, first.offset, first.received_at),
+    ];
+    for (name, row) in ["audit_refused", "audit_lost"].into_iter().zip(rows) {
+        let store = store(name).await;
+        store.insert_events("a", &[row]).await.unwrap();
+        insert(&store, "b", &events[1..]).await;
+        assert_eq!(audit(&store).await.findings, [], "{name}");
+    }
+    // And in another conversation of the same partition it would be, were it not lost.
+    let store = store("audit_not_lost").await;
+    insert(
+        &store,
+        "a",
+        &[
+            Event {
+                conversation_id: None,
+                ..first.clone()
+            },
+            second.clone(),
+        ],
+    )
+    .await;
+    assert_eq!(audit(&store).await.findings.len(), 1);
 }

@@ -8,4 +8,5 @@ mod insert;
 mod metrics;
 mod migrations;
 mod poison;
+mod rejected;
 mod support;
