@@ -182,6 +182,9 @@ pub struct Books {
     pub rejected: u64,
 }
 
+/// Most event names that a report is told of.
+const MAX_NAMES: u32 = 1_000;
+
 impl Store {
     /// Outcomes per tenant, counted from `events`.
     pub async fn books(&self) -> Result<Vec<Books>, StoreError> {
@@ -258,7 +261,8 @@ impl Store {
             .await
     }
 
-    /// The vendor's event names of window and baseline.
+    /// The vendor's event names of window and baseline, at most 1,000: whoever has a page's write
+    /// key can invent names without end. The documented and the most frequent are kept.
     pub async fn name_health(
         &self,
         tenant: &str,
@@ -272,7 +276,7 @@ impl Store {
                      toInt64(toUnixTimestamp(minute)) * 1000 AS at,
                      at >= ? AND at < ? AS inside,
                      at >= ? AND at < ? AS before
-                 SELECT
+                 SELECT * FROM (SELECT
                      h.source AS source,
                      h.source_event AS source_event,
                      h.documented AS documented,
@@ -282,13 +286,16 @@ impl Store {
                  FROM event_health AS h
                  WHERE h.tenant = ? AND (inside OR before) AND h.source_event != ''
                  GROUP BY h.source, h.source_event, h.documented
+                 ORDER BY documented DESC, received + baseline_received DESC, source, source_event
+                 LIMIT ?)
                  ORDER BY source, source_event, documented",
             )
             .bind(window.since_ms)
             .bind(window.until_ms)
             .bind(baseline.since_ms)
             .bind(baseline.until_ms)
-            .bind(tenant);
+            .bind(tenant)
+            .bind(MAX_NAMES);
         self.within("reading event names", query.fetch_all()).await
     }
 

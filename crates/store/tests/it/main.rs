@@ -4,6 +4,7 @@
 
 mod audit;
 mod health;
+mod hostile;
 mod insert;
 mod metrics;
 mod migrations;
