@@ -234,7 +234,7 @@ impl PartitionFold {
         event.phase = conversation.phase;
         event.message_gap = event
             .reported_total
-            .map(|total| total - conversation.messages);
+            .map(|total| total.saturating_sub(conversation.messages));
     }
 }
 
@@ -254,7 +254,7 @@ impl Conversation {
         }
         let since = self.unanswered_since.filter(|&since| since <= at)?;
         self.unanswered_since = None;
-        Some(at - since)
+        Some(at.saturating_sub(since))
     }
 }
 

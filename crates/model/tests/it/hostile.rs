@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chatpulse_model::{
-    Context, Event, Outcome, RawBody, RawEvent, RejectReason,
+    Context, Event, NativePayload, Outcome, RawBody, RawEvent, RejectReason,
     avro::{AvroError, Codec, Framing, Versioned as _},
     fold::{Horizon, PartitionFold, Position, Reading, read},
     source::{Admitted, Catalog, DEFAULT_MAX_ITEM_BYTES},
@@ -368,6 +368,37 @@ fn an_id_that_is_replayed_or_used_for_another_event_makes_a_duplicate_and_no_gap
     assert_eq!(kinds, [Accepted, Duplicate, Duplicate, Accepted]);
     let offsets: Vec<i64> = events.iter().map(|event| event.offset).collect();
     assert_eq!(offsets, [0, 1, 2, 3]);
+}
+
+/// The producer refuses such times and numbers; a record of a foreign writer can hold them.
+#[test]
+fn times_and_numbers_at_the_ends_of_their_range_overflow_nothing_in_the_fold() {
+    let ends = [i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX - 1, i64::MAX];
+    let mut fold = PartitionFold::new(0, Horizon::default());
+    let mut offset = 0;
+    let before = goldens::admit("watermelon", br#"{"event":"widget_opened"}"#).record;
+    for event in ["widget_message_sent", "widget_agent_message_sent"] {
+        for (at, total) in ends.iter().flat_map(|at| ends.map(|total| (*at, total))) {
+            let json = json!({"event": event, "widget_conversation_id": "c", "timestamp": at, "total_messages": total});
+            let raw = RawEvent {
+                body: RawBody::Native(NativePayload {
+                    json: json.to_string(),
+                    redactions: vec![],
+                }),
+                received_at: at,
+                ..before.clone()
+            };
+            let mapped = goldens::definition("watermelon").map(&raw).unwrap();
+            let position = Position {
+                offset,
+                timestamp_ms: at,
+            };
+            let event = fold.apply(position, Reading::Mapped(raw, Box::new(mapped)));
+            assert_eq!((event.outcome, event.offset), (Outcome::Accepted, offset));
+            assert!(event.response_time_ms.is_none_or(|ms| ms >= 0), "{event:?}");
+            offset += 1;
+        }
+    }
 }
 
 /// Avro by hand, for bytes that no writer makes.
