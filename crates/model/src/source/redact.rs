@@ -20,6 +20,8 @@ pub const MAX_ID_CHARS: usize = 128;
 pub const MAX_TEXT_CHARS: usize = 1024;
 /// Most notes of one item.
 pub const MAX_REDACTIONS: usize = 20;
+/// Largest number taken. No count is as large, and the store can sum millions of them.
+const MAX_NUMBER: i64 = 1_000_000_000_000;
 /// Longest SDK name and version; characters.
 const MAX_SDK_CHARS: usize = 64;
 
@@ -301,11 +303,13 @@ impl<'r> Redactor<'r> {
             other => other.whole(),
         };
         match number {
-            Some(number) if number >= 0 => Some(Json::Number(number.into())),
+            Some(number) if (0..=MAX_NUMBER).contains(&number) => Some(Json::Number(number.into())),
             _ => {
                 self.fail(
                     RejectReason::InvalidField,
-                    format!("{path} is no whole number from 0: send it as a number"),
+                    format!(
+                        "{path} is no whole number from 0 to {MAX_NUMBER}: send it as a number"
+                    ),
                 );
                 None
             }
