@@ -20,7 +20,8 @@ use crate::local::{DataDir, Local, LocalArgs};
 use crate::{
     config::Config,
     output,
-    stages::Stages,
+    rejected::{self, RejectedCommand},
+    stages::{Claims, Stages},
     status::{self, Status},
 };
 
@@ -55,7 +56,7 @@ pub(crate) enum Command {
         after_help = "Example:\n  chatpulse report tenant-health --tenant acme --since 24h"
     )]
     Report(ReportCommand),
-    /// Proves from ClickHouse that every raw record has exactly one outcome, and that all counts
+    /// Proves that every raw record of Kafka has exactly one outcome in ClickHouse, and that all counts
     /// agree. Exit code 1 and the offsets where not.
     #[command(after_help = "Example:\n  chatpulse audit --json")]
     Audit {
@@ -63,6 +64,12 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Lists rejected records, and gives them to the pipeline again after a fix.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chatpulse rejected list --since 24h\n  chatpulse rejected replay --reason unknown_source"
+    )]
+    Rejected(RejectedCommand),
     /// Manages the tenants file.
     #[command(
         subcommand,
@@ -202,6 +209,7 @@ pub(crate) async fn run(
         }
         Command::Replay(args) => replay(stages, args).await?,
         Command::Report(command) => report(&stages, command).await?,
+        Command::Rejected(command) => rejected::run(&stages, command).await?,
         Command::Audit { json } => return audit(&stages, json).await,
         Command::Tenant(TenantCommand::Add {
             id,
@@ -394,31 +402,45 @@ async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
 const AUDIT_ATTEMPTS: u32 = 20;
 const AUDIT_PAUSE: Duration = Duration::from_millis(300);
 
-/// The audit of the store; and, where the broker answers, whether the store has all of it.
+/// The audit of the store, and, where the broker answers, of the store against the broker: every raw
+/// record has its outcome in the store, or is still on its way.
 async fn audit(stages: &Stages, json: bool) -> anyhow::Result<bool> {
     let store = stages.store();
     let mut attempts = AUDIT_ATTEMPTS;
     // While inserts run, a block is in the table before the views have it. What is wrong stays wrong
     // in every attempt; what was only under way does not.
-    let (audit, lag) = loop {
-        let audit = store.audit(&AuditOptions::default()).await?;
-        let lag = stages.sink_lag().await;
+    let (audit, claims) = loop {
+        let claims = stages.claims().await;
+        let options = AuditOptions {
+            claims: claims
+                .as_ref()
+                .map(|claims| claims.stored.clone())
+                .unwrap_or_default(),
+            ..AuditOptions::default()
+        };
+        let audit = store.audit(&options).await?;
         attempts -= 1;
-        if audit.balanced || attempts == 0 || matches!(lag, Ok(0) | Err(_)) {
-            break (audit, lag);
+        let at_rest = claims.as_ref().map_or(true, |claims| claims.under_way == 0);
+        if audit.balanced || attempts == 0 || at_rest {
+            break (audit, claims);
         }
         tokio::time::sleep(AUDIT_PAUSE).await;
     };
-    let complete = match &lag {
-        Ok(0) => "Kafka agrees: every outcome is in the store".to_owned(),
-        Ok(lag) => format!("{lag} outcomes in Kafka are not in the store yet"),
+    let complete = match &claims {
+        Ok(Claims { under_way: 0, .. }) => {
+            "Kafka agrees: every raw record has its outcome in the store".to_owned()
+        }
+        Ok(Claims { under_way, .. }) => {
+            format!("Kafka agrees, but for {under_way} raw records that are still on their way")
+        }
         Err(error) => {
             format!("Kafka was not asked ({error:#}): the end of the store is not proved")
         }
     };
     if json {
         let mut report = serde_json::to_value(&audit)?;
-        report["outcomes_not_stored_yet"] = serde_json::to_value(lag.ok())?;
+        report["raw_records_under_way"] =
+            serde_json::to_value(claims.ok().map(|claims| claims.under_way))?;
         output::result(&serde_json::to_string_pretty(&report)?);
     } else {
         output::result(&format!("{audit}\n{complete}"));

@@ -11,6 +11,7 @@ mod lag;
 #[cfg(feature = "embedded")]
 mod local;
 mod output;
+mod rejected;
 mod stages;
 mod status;
 mod wire;

@@ -1,13 +1,13 @@
 //! From the configuration to each stage. The same stage code runs alone and all in one process.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use chatpulse_enricher::Checkpoints;
-use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
-use chatpulse_model::{fold::Horizon, source::Catalog};
+use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, TopicSpec, Topics};
+use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
-use chatpulse_store::{Store, StoreConfig};
+use chatpulse_store::{Claim, Store, StoreConfig};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,15 @@ pub(crate) struct Stages {
     pub(crate) topics: Topics,
     wire: Arc<Wire>,
     pub(crate) registry: Registry,
+}
+
+/// What the brokers say of chat.raw.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    /// By partition.
+    pub(crate) stored: BTreeMap<i32, Claim>,
+    /// Raw records whose outcomes are not known to be stored.
+    pub(crate) under_way: i64,
 }
 
 impl Stages {
@@ -149,11 +158,37 @@ impl Stages {
         Ok(LagWatch::new(&self.registry, "sink", group, topic)?)
     }
 
-    /// Outcomes that are not yet in the store with all its views.
-    pub(crate) async fn sink_lag(&self) -> anyhow::Result<u64> {
-        let admin = Admin::new(&self.kafka("lag"))?;
-        let lag = admin.lag(&self.sink_group(), &self.topics.events).await?;
-        Ok(lag.iter().map(PartitionLag::records).sum())
+    /// What the brokers say of the raw partitions: what the store must hold, and how many records
+    /// are still on their way to it.
+    pub(crate) async fn claims(&self) -> anyhow::Result<Claims> {
+        let admin = Admin::new(&self.kafka("audit"))?;
+        let group = self.sink_group();
+        // The sink's word first: what it says is stored must be there whatever comes in meanwhile.
+        let stored = admin.lag(&group, &self.topics.watermark).await?;
+        let raw = admin.lag(&group, &self.topics.raw).await?;
+        let mut claims = Claims::default();
+        for partition in raw {
+            let stored = stored
+                .iter()
+                .find(|stored| stored.partition == partition.partition)
+                .and_then(|stored| stored.committed)
+                .unwrap_or(partition.low);
+            let claim = Claim {
+                low: partition.low,
+                stored,
+            };
+            claims.stored.insert(partition.partition, claim);
+            claims.under_way += partition
+                .high
+                .saturating_sub(stored.max(partition.low))
+                .max(0);
+        }
+        Ok(claims)
+    }
+
+    /// Reads and writes raw records.
+    pub(crate) fn raw_codec(&self) -> &Codec<RawEvent> {
+        &self.wire.raw
     }
 
     /// What the producer and the file replay need beside their own settings.

@@ -323,7 +323,7 @@ impl<'g> Site<'g> {
         let report = tool(&self.program, &["audit", "--json"]).await?;
         let report: serde_json::Value = serde_json::from_str(&report)?;
         ensure!(
-            report["balanced"] == true && report["outcomes_not_stored_yet"] == 0,
+            report["balanced"] == true && report["raw_records_under_way"] == 0,
             "chatpulse audit: {report:#}"
         );
         Ok(())
