@@ -346,7 +346,10 @@ impl Store {
     }
 
     /// Records of chat.events that could not be decoded, at most `limit`, by position.
-    pub async fn undecodable(&self, limit: u32) -> Result<Vec<UndecodableOutcome>, StoreError> {
+    pub async fn undecodable_outcomes(
+        &self,
+        limit: u32,
+    ) -> Result<Vec<UndecodableOutcome>, StoreError> {
         let query = self
             .client
             .query(

@@ -232,8 +232,8 @@ async fn an_undecodable_record_that_is_noted_again_is_listed_once() {
     store.note_undecodable(&records[..1]).await.unwrap();
     store.note_undecodable(&records).await.unwrap();
     store.note_undecodable(&[]).await.unwrap();
-    assert_eq!(store.undecodable(10).await.unwrap(), records);
-    assert_eq!(store.undecodable(1).await.unwrap(), records[..1]);
+    assert_eq!(store.undecodable_outcomes(10).await.unwrap(), records);
+    assert_eq!(store.undecodable_outcomes(1).await.unwrap(), records[..1]);
     assert_eq!((records[0].bytes, records[1].bytes), (7, 0));
 }
 
