@@ -43,7 +43,7 @@ pub struct ProducerConfig {
     /// How long a client may take to send its headers, and a connection may idle.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub header_timeout: Duration,
-    /// How long a client may take to send a body.
+    /// How long a client may take to send a body, and to take an answer that did not go out at once.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub body_timeout: Duration,
     /// How long records wait for company on their way to the broker. Best a little longer than the

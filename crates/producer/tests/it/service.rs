@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -207,6 +207,25 @@ async fn a_client_that_never_ends_its_headers_is_cut_off() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_takes_its_answers_is_cut_off() {
+    let producer = start_with(|config| config.body_timeout = Duration::from_millis(300)).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(producer.address).await.unwrap();
+    // Each answer names ten thousand faults.
+    let body = "x\n".repeat(10_000);
+    let request = format!(
+        "POST /v1/events/watermelon?write_key={KEY} HTTP/1.1\r\nHost: x\r\n\
+         Content-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let cut = async { while stream.write_all(request.as_bytes()).await.is_ok() {} };
+    timeout(PATIENCE, cut)
+        .await
+        .expect("the server ends the connection");
 }
 
 #[tokio::test(flavor = "multi_thread")]
