@@ -107,7 +107,7 @@ impl Checkpoints {
             }
             match (url.scheme(), url.to_file_path()) {
                 ("file", Ok(folder)) => local(folder),
-                ("s3" | "s3a", _) => s3(&url),
+                ("s3" | "s3a", _) => s3(&url, aws_variables()),
                 _ => Err("give a folder, file:///folder or s3://bucket/prefix".into()),
             }
         } else if place.is_empty() {
@@ -210,18 +210,23 @@ fn local(folder: PathBuf) -> Result<Opened, String> {
     Ok((Arc::new(store), root, Some(folder)))
 }
 
-#[cfg(feature = "s3")]
-fn s3(url: &Url) -> Result<Opened, String> {
-    let options = std::env::vars_os()
+/// Credentials, region and endpoint, as other tools take them too.
+fn aws_variables() -> Vec<(String, String)> {
+    std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("AWS_"));
-    object_store::parse_url_opts(url, options)
+        .filter(|(name, _)| name.starts_with("AWS_"))
+        .collect()
+}
+
+#[cfg(feature = "s3")]
+fn s3(url: &Url, variables: Vec<(String, String)>) -> Result<Opened, String> {
+    object_store::parse_url_opts(url, variables)
         .map(|(store, root)| (Arc::from(store), root, None))
         .map_err(|error| error.to_string())
 }
 
 #[cfg(not(feature = "s3"))]
-fn s3(_url: &Url) -> Result<Opened, String> {
+fn s3(_url: &Url, _variables: Vec<(String, String)>) -> Result<Opened, String> {
     Err("this binary was built without S3: build it with `--features s3`, or give a folder".into())
 }
 
@@ -600,6 +605,9 @@ impl Write for Chunks {
         Ok(())
     }
 }
+
+#[cfg(all(test, feature = "s3"))]
+mod s3_tests;
 
 #[cfg(test)]
 mod tests {
