@@ -586,6 +586,46 @@ fn lengths_counts_and_indexes_that_lie_are_undecodable_and_cost_nothing() {
     }
 }
 
+/// The golden outcome of the newest version, with other bytes in one place.
+#[test]
+fn an_outcome_with_enums_or_counts_that_lie_is_an_error() {
+    use bytes::long;
+
+    let goldens = include_str!("../../../../schemas/avro/event.v2.golden.json");
+    let goldens: Value = serde_json::from_str(goldens).unwrap();
+    let hex = goldens[0]["bytes"].as_str().unwrap();
+    let good: Vec<u8> = (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect();
+    let codec = Codec::<Event>::new(Framing::SingleObject).unwrap();
+    codec.decode(&good).unwrap();
+    let properties = [&long(1)[..], &bytes::string("bot_id"), &bytes::string("b")].concat();
+    let map = good
+        .windows(properties.len())
+        .position(|at| at == properties);
+    // Behind the framing stand the partition, the offset and the outcome, a byte each.
+    let started = Instant::now();
+    for (what, at) in [
+        ("the partition", 10),
+        ("the outcome", 12),
+        ("the properties", map.unwrap()),
+    ] {
+        for number in [i64::MIN, -1, 40, 1 << 40, 1 << 62, i64::MAX] {
+            if what == "the partition" && i32::try_from(number).is_ok() {
+                continue;
+            }
+            let wrong = [&good[..at], &long(number), &good[at + 1..]].concat();
+            let error = codec.decode(&wrong).expect_err(what);
+            assert!(
+                matches!(error, AvroError::Decode(_)),
+                "{what} {number}: {error}"
+            );
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
 /// What a registry hands out is foreign too: a writer's schema that does not fit, or that makes a
 /// few bytes stand for very much, costs an error.
 #[test]
