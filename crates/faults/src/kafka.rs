@@ -3,12 +3,17 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
 use chatpulse_faults::proxy::tcp::{Mode, TcpProxy};
 use chatpulse_kafka::{KafkaConfig, Publisher, PublisherSettings, Record};
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
 use tokio::process::Command;
 
 use crate::process::{free_ports, loopback};
@@ -116,6 +121,41 @@ impl Kafka {
             Ok(())
         });
         sent.await?
+    }
+
+    /// Deletes a topic, and waits until it is gone.
+    pub(crate) async fn delete_topic(&self, topic: &str) -> anyhow::Result<()> {
+        let admin = self.admin()?;
+        for deleted in admin.delete_topics(&[topic], &AdminOptions::new()).await? {
+            deleted.map_err(|(topic, code)| anyhow::anyhow!("cannot delete {topic}: {code}"))?;
+        }
+        let deadline = Instant::now() + CONFIRMED_WITHIN;
+        loop {
+            let metadata = admin.inner().fetch_metadata(None, CONFIRMED_WITHIN)?;
+            if metadata.topics().iter().all(|found| found.name() != topic) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{topic} is still there");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Deletes all records of a topic; it keeps its offsets.
+    pub(crate) async fn delete_records(&self, topic: &str) -> anyhow::Result<()> {
+        let mut ends = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            ends.add_partition_offset(topic, partition, Offset::End)?;
+        }
+        let admin = self.admin()?;
+        let deleted = admin.delete_records(&ends, &AdminOptions::new()).await?;
+        deleted.elements().iter().try_for_each(|one| one.error())?;
+        Ok(())
+    }
+
+    /// As an independent witness, which does what chatpulse never would.
+    fn admin(&self) -> anyhow::Result<AdminClient<DefaultClientContext>> {
+        let mut config = ClientConfig::new();
+        Ok(config.set("bootstrap.servers", self.bootstrap()).create()?)
     }
 
     async fn on(&self, command: &str, broker: Option<u16>) -> anyhow::Result<()> {

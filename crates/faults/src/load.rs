@@ -59,6 +59,8 @@ pub(crate) struct Ledger {
     /// Requests that were answered 429 or 503, and how many of those answers had a Retry-After.
     pub(crate) refused: u64,
     pub(crate) refused_with_time: u64,
+    /// Number of the first event that may be repeated.
+    first_repeated: usize,
     /// Answers that nothing explains.
     pub(crate) wrong: Vec<String>,
 }
@@ -193,6 +195,17 @@ impl Load {
         Ok(())
     }
 
+    /// Repeats nothing until [`Load::repeat_again`].
+    pub(crate) fn repeat_nothing(&self) {
+        self.ledger().first_repeated = usize::MAX;
+    }
+
+    /// Repeats from now on what is sent from now on.
+    pub(crate) fn repeat_again(&self) {
+        let mut ledger = self.ledger();
+        ledger.first_repeated = ledger.events.len();
+    }
+
     /// What is known now.
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger()
@@ -213,8 +226,9 @@ impl Shared {
             if dice < MALFORMED {
                 return Item::Malformed(rng.random());
             }
-            if dice < MALFORMED + REPETITIONS && !ledger.events.is_empty() {
-                let earlier = rng.random_range(0..ledger.events.len());
+            let repeatable = ledger.first_repeated..ledger.events.len();
+            if dice < MALFORMED + REPETITIONS && !repeatable.is_empty() {
+                let earlier = rng.random_range(repeatable);
                 if ledger.events[earlier].tenant == tenant {
                     return Item::Event(earlier);
                 }

@@ -18,9 +18,11 @@ mod site;
 mod stage;
 mod store;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{future::Future, path::PathBuf, process::ExitCode};
 
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Breaks chatpulse on Apache Kafka and proves that nothing acknowledged is lost or doubled.
 #[derive(Debug, Parser)]
@@ -72,6 +74,16 @@ pub(crate) struct RunArgs {
     keep: Option<PathBuf>,
 }
 
+/// On Ctrl-C or SIGTERM all processes that were started end with this one.
+async fn stopped_by_signal<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done,
+        _ = terminate.recv() => bail!("stopped by a signal"),
+        _ = tokio::signal::ctrl_c() => bail!("stopped by a signal"),
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Parts of the embedded engines bring rustls without a provider, and then every HTTP client
@@ -86,7 +98,7 @@ fn main() -> ExitCode {
         }
         Command::Run(args) => tokio::runtime::Runtime::new()
             .map_err(anyhow::Error::from)
-            .and_then(|runtime| runtime.block_on(run::run(args))),
+            .and_then(|runtime| runtime.block_on(stopped_by_signal(run::run(args)))),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -117,6 +117,9 @@ async fn scene(
         let with_kills = args.suite == Suite::Ci || round % 2 == 0;
         site.load.resume();
         site.load.flow(BEFORE, FLOW).await?;
+        if let Some(text) = scenario.fault.stops_with() {
+            return stop(&site, (scenario, text), &mut rng, outcome).await;
+        }
         let (faults, kills) = scenario
             .fault
             .make(&site, (args.suite, with_kills), &mut rng)
@@ -127,8 +130,9 @@ async fn scene(
         site.recover().await?;
         let recovery = ended.elapsed();
         outcome.recoveries.push(recovery);
-        let verdict = site.judge().await?;
-        outcome.acknowledged = site.load.ledger().acknowledged();
+        let ledger = site.load.ledger().clone();
+        let verdict = site.judge(&ledger).await?;
+        outcome.acknowledged = ledger.acknowledged();
         outcome.lost += verdict.lost.len() + verdict.foreign.len();
         outcome.doubled += verdict.doubled.len();
         note(&format!(
@@ -145,6 +149,30 @@ async fn scene(
     outcome.failures = site.failures();
     outcome.memory = site.memory();
     site.stop().await
+}
+
+/// A fault after which a stage must stop and say why, and what was stored before stays as it was.
+async fn stop(
+    site: &Site<'_>,
+    (scenario, text): (&Scenario, &str),
+    rng: &mut ChaCha8Rng,
+    outcome: &mut Outcome,
+) -> anyhow::Result<()> {
+    site.recover().await?;
+    let ledger = site.load.ledger().clone();
+    let (faults, _) = scenario.fault.make(site, (Suite::Ci, false), rng).await?;
+    site.says(text).await?;
+    let verdict = site.judge(&ledger).await?;
+    outcome.runs += faults;
+    outcome.acknowledged = ledger.acknowledged();
+    outcome.lost += verdict.lost.len() + verdict.foreign.len();
+    outcome.doubled += verdict.doubled.len();
+    note(&format!(
+        "{}: a stage stopped and said {text:?}",
+        scenario.name
+    ));
+    ensure!(verdict.is_clean(), "{verdict}");
+    Ok(())
 }
 
 /// A copy, so that a build that goes on meanwhile changes nothing.

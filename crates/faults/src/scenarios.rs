@@ -77,6 +77,14 @@ pub(crate) enum Fault {
     PoisonRaw,
     /// Records that are none of ours, put into chat.events.
     PoisonEvents,
+    /// Checkpoints torn, altered and removed while the enrichers are killed.
+    CheckpointsBroken,
+    /// Partitions are added.
+    PartitionsRaised,
+    /// chat.raw is deleted and made again.
+    TopicRemade,
+    /// Raw records are deleted before they are enriched.
+    OffsetsGone,
 }
 
 /// How the store fails an insert.
@@ -362,6 +370,26 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "Storm of foreign records in chat.events",
         Fault::PoisonEvents,
     ),
+    on_one(
+        "checkpoints-broken",
+        "Checkpoints torn, with a flipped bit, overwritten, gone",
+        Fault::CheckpointsBroken,
+    ),
+    on_one(
+        "partitions-raised",
+        "Partitions added by `chatpulse migrate`",
+        Fault::PartitionsRaised,
+    ),
+    on_one(
+        "topic-remade",
+        "chat.raw deleted and made again: stages stop and say so",
+        Fault::TopicRemade,
+    ),
+    on_one(
+        "offsets-gone",
+        "Raw records deleted before they were enriched: stages stop and say so",
+        Fault::OffsetsGone,
+    ),
     on_three(
         "broker-killed",
         "1 of 3 brokers killed and back",
@@ -386,6 +414,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 impl Fault {
+    /// What a stage says when it stops because of this; `None` where all goes on afterwards.
+    ///
+    /// Such a fault is made when everything acknowledged is queryable, and that must stay so.
+    pub(crate) fn stops_with(self) -> Option<&'static str> {
+        match self {
+            Self::TopicRemade => Some("deleted and made again"),
+            Self::OffsetsGone => Some("were deleted before they were enriched"),
+            _ => None,
+        }
+    }
+
     /// Makes the fault and ends it; kills stages meanwhile where `with_kills`. Gives how many faults
     /// there were, and how many kill -9 of stages.
     pub(crate) async fn make(
@@ -398,6 +437,8 @@ impl Fault {
             kill(site, (KILLS_PER_ROUND, kinds), 50..900, rng).await?;
             return Ok((KILLS_PER_ROUND, KILLS_PER_ROUND));
         }
+        // An unanswered request is sent again, and must not find other partitions.
+        let with_kills = with_kills && self != Self::PartitionsRaised;
         let mut other = rng.clone();
         other.set_stream(rng.get_stream() ^ 1);
         let beside = async {
@@ -554,6 +595,53 @@ impl Fault {
                 refusals(site, before).await?;
                 site.note_memory("Kafka gone");
                 kafka.restart(None).await?;
+            }
+            Self::CheckpointsBroken => {
+                for _ in 0..3 {
+                    // One is made every second.
+                    let deadline = Instant::now() + DEADLINE;
+                    while site.break_checkpoints(rng)? == 0 {
+                        ensure!(
+                            Instant::now() < deadline,
+                            "there are no checkpoints to break"
+                        );
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    let enrichers = site.of(Kind::Enricher);
+                    enrichers.iter().try_for_each(|enricher| enricher.kill())?;
+                    pause(rng, 1_500..3_000).await;
+                }
+            }
+            Self::PartitionsRaised => {
+                // Until all producers know of the new partitions, and for what was sent before, a
+                // copy of an event may come to another partition, where nobody knows the first.
+                site.load.repeat_nothing();
+                site.load.pause(DEADLINE).await?;
+                site.load.resume();
+                site.raise_partitions(site.partitions() + 2).await?;
+                pause(rng, LASTING).await;
+                for producer in site.of(Kind::Producer) {
+                    producer.replace().await?;
+                }
+                site.load.pause(DEADLINE).await?;
+                site.load.repeat_again();
+                site.load.resume();
+                pause(rng, LASTING).await;
+            }
+            Self::TopicRemade => {
+                kafka.delete_topic(&site.topic("chat.raw")).await?;
+                site.migrate().await?;
+                site.load.resume();
+            }
+            Self::OffsetsGone => {
+                site.shrink(Kind::Enricher).await?;
+                site.shrink(Kind::Enricher).await?;
+                site.load.resume();
+                site.load.flow(200, DEADLINE).await?;
+                site.load.pause(DEADLINE).await?;
+                kafka.delete_records(&site.topic("chat.raw")).await?;
+                site.grow(Kind::Enricher);
+                site.grow(Kind::Enricher);
             }
             Self::PoisonRaw => site.poison_raw(2_000, rng).await?,
             Self::PoisonEvents => site.poison_events(2_000, rng).await?,

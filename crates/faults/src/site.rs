@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,8 @@ const INSTANCES: usize = 2;
 
 /// Longest silence of a member before its group gives its partitions to others.
 pub(crate) const SESSION: Duration = Duration::from_secs(2);
+/// Folder of the enrichers' checkpoints.
+const CHECKPOINTS: &str = "checkpoints";
 /// File system of the small disk, MiB.
 const SMALL_DISK_MIB: u32 = 192;
 
@@ -134,6 +136,7 @@ pub(crate) struct Site<'g> {
     pub(crate) load: Load,
     /// Records put into chat.raw and into chat.events past the producer.
     poison: [AtomicU64; 2],
+    partitions: AtomicI32,
     memory: Mutex<Vec<String>>,
 }
 
@@ -150,7 +153,7 @@ impl<'g> Site<'g> {
             binary: grounds.binary.clone(),
             folder,
         };
-        configure(grounds, name, &program.folder)?;
+        configure(grounds, (name, PARTITIONS), &program.folder)?;
         let mut keys = Vec::new();
         for tenant in TENANTS {
             let key = tool(&program, &["tenant", "add", tenant]).await?;
@@ -175,6 +178,7 @@ impl<'g> Site<'g> {
             stages: Mutex::new(stages),
             load: Load::new(target, rng.random())?,
             poison: Default::default(),
+            partitions: AtomicI32::new(PARTITIONS),
             memory: Mutex::default(),
         })
     }
@@ -242,10 +246,75 @@ impl<'g> Site<'g> {
             .clone()
     }
 
+    /// Tears, alters or removes every checkpoint that there is; gives how many.
+    pub(crate) fn break_checkpoints(&self, rng: &mut ChaCha8Rng) -> anyhow::Result<usize> {
+        let files = files_below(&self.program.folder.join(CHECKPOINTS))?;
+        for file in &files {
+            // An enricher that removes old ones may be faster than we.
+            let Ok(mut bytes) = std::fs::read(file) else {
+                continue;
+            };
+            match rng.random_range(0..4) {
+                0 => bytes.truncate(rng.random_range(0..=bytes.len())),
+                1 if !bytes.is_empty() => {
+                    let at = rng.random_range(0..bytes.len());
+                    bytes[at] ^= 1 << rng.random_range(0..8);
+                }
+                2 => rng.fill(bytes.as_mut_slice()),
+                _ => {
+                    let _ = std::fs::remove_file(file);
+                    continue;
+                }
+            }
+            std::fs::write(file, bytes)?;
+        }
+        Ok(files.len())
+    }
+
+    /// Raises the number of partitions by configuration and `chatpulse migrate`.
+    pub(crate) async fn raise_partitions(&self, partitions: i32) -> anyhow::Result<()> {
+        self.partitions.store(partitions, Ordering::SeqCst);
+        configure(self.grounds, (&self.name, partitions), &self.program.folder)?;
+        self.migrate().await
+    }
+
+    /// Partitions of each topic.
+    pub(crate) fn partitions(&self) -> i32 {
+        self.partitions.load(Ordering::SeqCst)
+    }
+
+    /// `chatpulse migrate`, which makes topics that are absent.
+    pub(crate) async fn migrate(&self) -> anyhow::Result<()> {
+        tool(&self.program, &["migrate"]).await.map(drop)
+    }
+
+    /// The name of a topic of this installation.
+    pub(crate) fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.name)
+    }
+
+    /// Waits until a stage has logged `text`.
+    pub(crate) async fn says(&self, text: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            for file in files_below(&self.program.folder)? {
+                let is_log = file.extension().is_some_and(|extension| extension == "log");
+                if is_log && std::fs::read_to_string(&file)?.contains(text) {
+                    return Ok(());
+                }
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no stage says {text:?} in its log"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Puts records that are none of ours into chat.raw.
     pub(crate) async fn poison_raw(&self, count: u64, rng: &mut ChaCha8Rng) -> anyhow::Result<()> {
         self.poison[0].fetch_add(count, Ordering::SeqCst);
-        let topic = format!("{}.chat.raw", self.name);
+        let topic = self.topic("chat.raw");
         self.grounds
             .kafka
             .publish(&topic, foreign(count, rng))
@@ -259,7 +328,7 @@ impl<'g> Site<'g> {
         rng: &mut ChaCha8Rng,
     ) -> anyhow::Result<()> {
         self.poison[1].fetch_add(count, Ordering::SeqCst);
-        let topic = format!("{}.chat.events", self.name);
+        let topic = self.topic("chat.events");
         self.grounds
             .kafka
             .publish(&topic, foreign(count, rng))
@@ -295,8 +364,7 @@ impl<'g> Site<'g> {
     }
 
     /// Judges until all is well or it cannot become so any more.
-    pub(crate) async fn judge(&self) -> anyhow::Result<Verdict> {
-        let ledger: Ledger = self.load.ledger().clone();
+    pub(crate) async fn judge(&self, ledger: &Ledger) -> anyhow::Result<Verdict> {
         ensure!(
             ledger.refused == ledger.refused_with_time,
             "of {} answers 429 and 503 only {} have a Retry-After",
@@ -310,7 +378,7 @@ impl<'g> Site<'g> {
         );
         let deadline = Instant::now() + SETTLE;
         loop {
-            let verdict = self.books().judge(&ledger).await?;
+            let verdict = self.books().judge(ledger).await?;
             if verdict.is_clean() || Instant::now() >= deadline {
                 return Ok(verdict);
             }
@@ -351,6 +419,25 @@ impl<'g> Site<'g> {
     }
 }
 
+fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 /// Bytes of all kinds: noise, text, nothing, frames that promise more than they hold.
 fn foreign(count: u64, rng: &mut ChaCha8Rng) -> Vec<Vec<u8>> {
     let one = |_| {
@@ -381,11 +468,19 @@ pub(crate) async fn tool(program: &Program, arguments: &[&str]) -> anyhow::Resul
 }
 
 /// Short times, so that a fault is over soon; small ranges, so that there are many.
-fn configure(grounds: &Grounds, name: &str, folder: &Path) -> anyhow::Result<()> {
+fn configure(
+    grounds: &Grounds,
+    (name, partitions): (&str, i32),
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let checkpoints = match &grounds.small_disk {
+        Some(disk) => disk.0.join(format!("checkpoints-{name}")),
+        None => folder.join(CHECKPOINTS),
+    };
     let text = format!(
         r#"[kafka]
 bootstrap = "{bootstrap}"
-partitions = {PARTITIONS}
+partitions = {partitions}
 replication = {replication}
 prefix = "{name}."
 
@@ -394,6 +489,7 @@ prefix = "{name}."
 "heartbeat.interval.ms" = "300"
 "socket.timeout.ms" = "5000"
 "reconnect.backoff.max.ms" = "500"
+"topic.metadata.refresh.interval.ms" = "1000"
 
 [clickhouse]
 url = "{url}"
@@ -403,11 +499,16 @@ database = "{name}"
 tenants_file = "tenants.toml"
 confirm_timeout = "5s"
 
+[enricher]
+checkpoints = "{checkpoints}"
+checkpoint_interval = "1s"
+
 [sink]
 batch_rows = 150
 batch_wait = "30ms"
 "#,
         bootstrap = grounds.kafka.bootstrap(),
+        checkpoints = checkpoints.display(),
         session = SESSION.as_millis(),
         replication = grounds.kafka.brokers(),
         url = grounds.store.url(),

@@ -2,4 +2,5 @@
 
 #![allow(clippy::unwrap_used)] // a set-up that fails is a test that fails
 
+mod documents;
 mod store;
