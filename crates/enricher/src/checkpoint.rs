@@ -204,10 +204,20 @@ fn remove_torn(folder: &std::path::Path, offset: i64) {
 type Opened = (Arc<dyn ObjectStore>, Path, Option<PathBuf>);
 
 fn local(folder: PathBuf) -> Result<Opened, String> {
+    let folder = resolved(&folder);
     let root = Path::from_absolute_path(&folder).map_err(|error| error.to_string())?;
     // A checkpoint is written beside its place, synced and renamed; then its folder is synced.
     let store = LocalFileSystem::new().with_fsync(true);
     Ok((Arc::new(store), root, Some(folder)))
+}
+
+/// The same folder without `..` and links, which a name in the store cannot have; it need not exist.
+fn resolved(folder: &std::path::Path) -> PathBuf {
+    match (folder.canonicalize(), folder.parent(), folder.file_name()) {
+        (Ok(folder), _, _) => folder,
+        (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
+        (Err(_), _, _) => folder.to_owned(),
+    }
 }
 
 /// Credentials, region and endpoint, as other tools take them too.
@@ -687,6 +697,17 @@ mod tests {
         let by_address = Checkpoints::open(address.as_str(), INTERVAL).unwrap();
         assert_eq!(by_address.root, open(folder).root);
         assert_eq!(by_address.folder, open(folder).folder);
+    }
+
+    #[tokio::test]
+    async fn a_folder_above_the_working_directory_is_a_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        let checkpoints = open(&inner.join("../sibling"));
+        let path = checkpoints.partition("chat.raw", 0).join(name(5));
+        checkpoints.put(&path, vec!["x".into()]).await.unwrap();
+        assert_eq!(names(&folder.path().join("sibling/chat.raw/0")), [name(5)]);
     }
 
     #[tokio::test]

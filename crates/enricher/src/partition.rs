@@ -149,8 +149,8 @@ impl<'a> Work<'a> {
             tracing::warn!(
                 partition,
                 low = ends.low,
-                "no checkpoint, and the oldest raw records are deleted: outcomes of conversations and \
-                 event ids that began before are those of new ones"
+                "no checkpoint, and the oldest raw records are deleted: their conversations and event \
+                 ids count as new"
             );
         }
         let from = folded.map_or(ends.low, |anchor| anchor.offset);

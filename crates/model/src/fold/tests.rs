@@ -8,7 +8,7 @@ use crate::{
 
 const MINUTE: i64 = 60_000;
 
-fn raw() -> RawEvent {
+pub(super) fn raw() -> RawEvent {
     RawEvent {
         tenant: "acme".into(),
         source: "watermelon".into(),
@@ -49,7 +49,7 @@ fn mapped(id: &str, event_type: EventType, actor: Actor, at: i64) -> Mapped {
     }
 }
 
-fn message(id: &str, actor: Actor, at: i64) -> Mapped {
+pub(super) fn message(id: &str, actor: Actor, at: i64) -> Mapped {
     mapped(id, EventType::MessageSent, actor, at)
 }
 
