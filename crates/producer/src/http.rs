@@ -36,7 +36,7 @@ use crate::{
     problem::Problem,
     split::split,
     tenants::{Grant, Tenants},
-    writer::{WriteError, Writer},
+    writer::{Room, WriteError, Writer},
 };
 
 /// All that requests share.
@@ -148,6 +148,10 @@ impl Collector {
         self.metrics.decoded_bytes.inc_by(body.bytes.len() as u64);
         let items = split(&body.bytes, shape.layout, self.config.max_items.get())
             .map_err(Problem::Unsplittable)?;
+        let room = self
+            .writer
+            .room(items.len())
+            .map_err(|_| Problem::Overloaded)?;
 
         let receipt = Receipt {
             tenant: &tenant.id,
@@ -165,7 +169,7 @@ impl Collector {
             &items,
         )
         .await?;
-        self.confirm((&tenant.id, source), batch).await
+        self.confirm((&tenant.id, source), batch, room).await
     }
 
     fn definition(&self, source: &str) -> Result<&'static Definition, Problem> {
@@ -176,10 +180,15 @@ impl Collector {
     }
 
     /// Has the batch written; only then it counts.
-    async fn confirm(&self, names: (&str, &str), batch: Batch) -> Result<Confirmed, Problem> {
+    async fn confirm(
+        &self,
+        names: (&str, &str),
+        batch: Batch,
+        room: Room<'_>,
+    ) -> Result<Confirmed, Problem> {
         let accepted = batch.accepted();
         let started = Instant::now();
-        let written = self.writer.write(batch.records).await;
+        let written = self.writer.write(room, batch.records).await;
         self.metrics
             .confirm_seconds
             .observe(started.elapsed().as_secs_f64());

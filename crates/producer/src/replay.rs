@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use chatpulse_kafka::KafkaError;
+use chatpulse_kafka::{KafkaError, Record};
 use chatpulse_model::{
     Context, RawBody, RawEvent, RejectReason, Rejection,
     avro::{AvroError, Codec},
@@ -309,6 +309,11 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
         }
     }
 
+    async fn send(&self, records: Vec<Record>) -> Result<(), WriteError> {
+        let room = self.writer.room(records.len())?;
+        self.writer.write(room, records).await
+    }
+
     async fn write(&mut self, file: &Path, pending: Pending) -> Result<(), ReplayError> {
         let Pending { batch, lines, .. } = pending;
         let accepted = batch.accepted() as u64;
@@ -316,7 +321,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
         if let Some(last) = lines.last() {
             let mut attempt = 1;
             // Sent again, the whole batch is stored once: see the module's head.
-            while let Err(error) = self.writer.write(records.clone()).await {
+            while let Err(error) = self.send(records.clone()).await {
                 if attempt == ATTEMPTS || error == WriteError::TooLarge {
                     return Err(ReplayError::Write {
                         file: file.into(),

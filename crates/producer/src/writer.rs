@@ -12,7 +12,10 @@ use arc_swap::ArcSwap;
 use chatpulse_kafka::{
     Delivery, KafkaConfig, KafkaError, PublishError, Publisher, PublisherSettings, Record,
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use crate::config::ProducerConfig;
 
@@ -28,6 +31,10 @@ pub(crate) struct Writer {
     /// Whether the last batch failed: an outage is logged when it begins and when it ends.
     failing: AtomicBool,
 }
+
+/// Places in the queue for the records of one batch.
+#[derive(Debug)]
+pub(crate) struct Room<'w>(SemaphorePermit<'w>);
 
 /// Why a batch does not count as written. Some of its records may be in the topic all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,8 +72,21 @@ impl Writer {
         })
     }
 
-    /// Publishes a batch and waits until the broker has confirmed every record of it.
-    pub(crate) async fn write(&self, records: Vec<Record>) -> Result<(), WriteError> {
+    /// Takes places for so many records, before they are made: that bounds their memory, and the
+    /// queue itself would take the beginning of a batch that it has no room for.
+    pub(crate) fn room(&self, records: usize) -> Result<Room<'_>, WriteError> {
+        let places = u32::try_from(records).map_err(|_| WriteError::QueueFull)?;
+        let taken = self.room.try_acquire_many(places);
+        taken.map(Room).map_err(|_| WriteError::QueueFull)
+    }
+
+    /// Publishes the batch that `room` was taken for and waits until the broker has confirmed every
+    /// record of it.
+    pub(crate) async fn write(
+        &self,
+        Room(_places): Room<'_>,
+        records: Vec<Record>,
+    ) -> Result<(), WriteError> {
         let publisher = self.publisher.load_full();
         let failure = self.publish(&publisher, records).await.err();
         let was_failing = self.failing.swap(failure.is_some(), Ordering::Relaxed);
@@ -99,13 +119,6 @@ impl Writer {
         publisher: &Publisher,
         records: Vec<Record>,
     ) -> Result<(), PublishError> {
-        // The queue itself would take the beginning of a batch that it has no room for, and the
-        // answer would wait for that.
-        let places = u32::try_from(records.len()).map_err(|_| PublishError::QueueFull)?;
-        let _room = self
-            .room
-            .try_acquire_many(places)
-            .map_err(|_| PublishError::QueueFull)?;
         match timeout(self.deadline, publisher.publish(&self.topic, records)).await {
             Ok(outcomes) => outcomes
                 .into_iter()

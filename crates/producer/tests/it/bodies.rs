@@ -516,6 +516,53 @@ async fn a_body_ends_where_its_framing_says_and_the_rest_is_judged_as_a_request(
     assert!(!stored.contains("smuggled"));
 }
 
+/// Fifty bytes can stand for ten thousand items, and a record for each. Peak memory is the process's,
+/// so the test starts itself again, alone.
+#[test]
+fn small_bodies_of_many_items_cost_no_more_than_the_queue_has_room_for() {
+    const ALONE: &str = "PRODUCER_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        return runtime.block_on(two_hundred_bodies_of_many_items());
+    }
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "bodies::small_bodies_of_many_items_cost_no_more_than_the_queue_has_room_for",
+        ])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{told}");
+    assert!(told.contains("1 passed"), "{told}");
+}
+
+async fn two_hundred_bodies_of_many_items() {
+    let peak_mib = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() / 1024
+    };
+    let producer = start().await;
+    let body = gzip("x\n".repeat(10_000).as_bytes()).await;
+    assert!(body.len() < 100, "{}", body.len());
+    let before = peak_mib();
+    let calls = (0..200).map(|_| {
+        let call = producer
+            .post(body.clone())
+            .header("Content-Encoding", "gzip");
+        call.header("Content-Type", "application/x-ndjson").send()
+    });
+    let answers = futures::future::join_all(calls).await;
+    let answered = |status| answers.iter().filter(|a| a.status == status).count();
+    assert!(answered(202) >= 10 && answered(202) + answered(503) == 200);
+    // Eight MiB a batch, and ten batches fill the queue.
+    let grown = peak_mib() - before;
+    assert!(grown < 400, "{grown} MiB");
+}
+
 /// Names, ids and values are the sender's; what the producer counts by is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_names_ids_and_hosts_makes_no_series() {
