@@ -55,7 +55,7 @@ impl<E> Carry<E> {
 
     /// The next step; the same until it is told what became of it.
     pub(crate) fn step(&mut self) -> Step {
-        if self.is_committed && self.ledger.pending() == 0 {
+        if self.ledger.pending() == 0 {
             if self.unstored.len() > 0 {
                 self.ledger.decide(self.unstored.len().min(self.block));
                 self.is_committed = false;

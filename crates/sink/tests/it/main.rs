@@ -1,0 +1,7 @@
+//! The sink between the embedded broker and the embedded ClickHouse.
+
+#![allow(clippy::unwrap_used)] // a set-up that fails is a test that fails
+
+mod poison;
+mod remade;
+mod support;

@@ -1,0 +1,89 @@
+//! Topics deleted and made again, and offsets that the broker forgets. A topic of another name
+//! stands for one that was made again: the group has committed nothing for it.
+
+use chatpulse_kafka::Topics;
+
+use crate::support::{World, event, until};
+
+/// Ten outcomes are stored; then the topics are others.
+async fn stored_ten(name: &str, remade: impl FnOnce(&mut Topics)) -> World {
+    let mut world = World::new(name).await;
+    world.write_raw(10).await;
+    world.write_events((0..10).map(event)).await;
+    let sink = world.store_until(10, 4).await;
+    // What is not committed yet would be pending, which the model tests.
+    until(async || sink.metric("stored_total") >= 10.0).await;
+    sink.stop().await;
+    remade(&mut world.topics);
+    world.make_topics().await;
+    world
+}
+
+async fn has_each_once(world: &World, end: i64) {
+    until(async || world.audit(end).await.balanced).await;
+    assert_eq!(world.number("SELECT count() FROM events").await, end as u64);
+    assert_eq!(
+        world.number("SELECT sum(received) FROM event_health").await,
+        end as u64
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_are_written_again_to_a_new_chat_events_are_not_stored_again() {
+    let world = stored_ten("remade_events", |topics| {
+        topics.events = "remade_events.again".into();
+    })
+    .await;
+    world.write_raw(5).await;
+    world.write_events((0..15).map(event)).await;
+    let sink = world.store_until(15, 4).await;
+    has_each_once(&world, 15).await;
+    assert_eq!(sink.metric("repeated_total"), 10.0);
+    sink.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watermark_that_the_broker_forgot_is_asked_of_the_store() {
+    let world = stored_ten("forgotten", |topics| {
+        topics.watermark = "forgotten.watermark.again".into();
+        topics.pending = "forgotten.pending.again".into();
+    })
+    .await;
+    world.write_raw(5).await;
+    world.write_events((0..15).map(event)).await;
+    let sink = world.store_until(15, 4).await;
+    has_each_once(&world, 15).await;
+    sink.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_the_broker_forgot_altogether_stores_nothing_twice() {
+    let world = stored_ten("forgotten_all", |topics| {
+        *topics = Topics {
+            raw: topics.raw.clone(),
+            ..Topics::with_prefix("forgotten_all.again.")
+        };
+    })
+    .await;
+    world.write_raw(5).await;
+    world.write_events((0..15).map(event)).await;
+    let sink = world.store_until(15, 4).await;
+    has_each_once(&world, 15).await;
+    sink.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_raw_that_was_made_again_is_refused_before_its_records_are_taken_for_old_ones() {
+    let world = stored_ten("remade_raw", |topics| {
+        topics.raw = "remade_raw.again".into();
+    })
+    .await;
+    world.write_raw(3).await;
+    world.write_events((0..3).map(event)).await;
+    let error = world.sink(4).failure().await;
+    assert!(
+        error.contains("remade_raw.again[0] ends before offset 3")
+            && error.contains("up to offset 10"),
+        "{error}"
+    );
+}
