@@ -135,7 +135,7 @@ async fn list(
 ) -> anyhow::Result<()> {
     let store = stages.store();
     let rejections = store.rejections(filter, None, limit).await?;
-    let undecodable = store.undecodable(limit).await?;
+    let undecodable = store.undecodable_outcomes(limit).await?;
     if json {
         let report = serde_json::json!({
             "rejections": rejections,
