@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! rejections (ClickHouse) ──► raw record (chat.raw) ──► read with today's definitions ──► chat.raw, as a replay of its position
-//!                                                            │ still refused, or stored in the meantime
+//!                                                            │ still refused
 //!                                                            └──► counted, and left alone
 //! ```
 //!
-//! A replay names the position that it replays, and the fold takes each position once
-//! ([`chatpulse_model::ReplayOf`]); so a replay that was interrupted can simply be run again.
+//! A replay names the position that it replays, and the fold takes each position once, and none whose
+//! event came by another way ([`chatpulse_model::ReplayOf`]). So a replay that was interrupted can
+//! simply be run again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -220,7 +221,6 @@ impl std::fmt::Display for Summary {
 
 /// A raw record that can be taken today.
 struct Candidate {
-    event_id: String,
     key: Vec<u8>,
     partition: i32,
     record: RawEvent,
@@ -237,8 +237,6 @@ async fn replay(
         dry_run,
         ..Summary::default()
     };
-    // Of what was lost behind the stream: the position alone would let two copies of an event pass.
-    let mut lost_ids = BTreeSet::new();
     let progress = ProgressBar::new_spinner();
     let mut after = None;
     loop {
@@ -246,22 +244,7 @@ async fn replay(
         let Some(last) = page.last() else { break };
         after = Some(last.cursor());
         summary.found += page.len() as u64;
-        let mut candidates = candidates(stages, page, &mut summary).await?;
-        for (tenant, source, ids) in lost(&candidates) {
-            let stored = store.accepted_ids(&tenant, &source, &ids).await?;
-            candidates.retain(|candidate| {
-                let is_lost = candidate.record.replay_of.is_some_and(|of| of.folded)
-                    && candidate.record.tenant == tenant
-                    && candidate.record.source == source;
-                let id = (tenant.clone(), source.clone(), candidate.event_id.clone());
-                let keep =
-                    !is_lost || (!stored.contains(&candidate.event_id) && lost_ids.insert(id));
-                if !keep {
-                    summary.leave("the event is stored in the meantime");
-                }
-                keep
-            });
-        }
+        let candidates = candidates(stages, page, &mut summary).await?;
         let records = candidates
             .iter()
             .map(|candidate| {
@@ -289,25 +272,6 @@ async fn replay(
     Ok(summary)
 }
 
-/// Event ids of records that were lost behind the stream, by tenant and source.
-fn lost(candidates: &[Candidate]) -> Vec<(String, String, Vec<String>)> {
-    let mut ids: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
-    for candidate in candidates {
-        if candidate.record.replay_of.is_some_and(|of| of.folded) {
-            let place = (
-                candidate.record.tenant.clone(),
-                candidate.record.source.clone(),
-            );
-            ids.entry(place)
-                .or_default()
-                .push(candidate.event_id.clone());
-        }
-    }
-    ids.into_iter()
-        .map(|((tenant, source), ids)| (tenant, source, ids))
-        .collect()
-}
-
 /// Reads the raw records of `page`, and sorts out those that cannot be taken today either.
 async fn candidates(
     stages: &Stages,
@@ -326,14 +290,12 @@ async fn candidates(
             continue;
         };
         match read(&raw.payload, stages.raw_codec(), stages.catalog) {
-            Reading::Mapped(mut record, mapped) => {
+            Reading::Mapped(mut record, _) => {
                 record.replay_of = Some(ReplayOf {
                     partition: rejection.partition,
                     offset: rejection.offset,
-                    folded: rejection.is_lost_behind_the_stream(),
                 });
                 candidates.push(Candidate {
-                    event_id: mapped.event_id,
                     key: raw.key,
                     partition: rejection.partition,
                     record,

@@ -9,7 +9,7 @@
 
 pub mod snapshot;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use sha2::{Digest, Sha256};
 
@@ -112,7 +112,8 @@ pub struct PartitionFold {
     horizon: Horizon,
     clock_ms: i64,
     swept_ms: i64,
-    seen: HashSet<Digest128>,
+    /// Event ids, each with the raw offset of the record that was taken for it.
+    seen: HashMap<Digest128, i64>,
     seen_order: VecDeque<(i64, Digest128)>,
     conversations: HashMap<Digest128, Conversation>,
 }
@@ -141,7 +142,7 @@ impl PartitionFold {
             horizon,
             clock_ms: 0,
             swept_ms: 0,
-            seen: HashSet::new(),
+            seen: HashMap::new(),
             seen_order: VecDeque::new(),
             conversations: HashMap::new(),
         }
@@ -171,28 +172,29 @@ impl PartitionFold {
                 return origin.rejected(nameless(position.timestamp_ms), rejection);
             }
         };
-        let replayed_twice = raw.replay_of.is_some_and(|of| !self.admit(of.digest()));
-        let is_new = self.admit(digest(&[&raw.tenant, &raw.source, &mapped.event_id]));
-        let was_lost = raw.replay_of.is_some_and(|of| of.folded);
-        if replayed_twice || !(is_new || was_lost) {
-            return origin.outcome(Outcome::Duplicate, raw, mapped);
-        }
+        let id = digest(&[&raw.tenant, &raw.source, &mapped.event_id]);
+        let is_new = match self.seen.entry(id) {
+            Entry::Vacant(unseen) => {
+                unseen.insert(position.offset);
+                self.seen_order.push_back((self.clock_ms, id));
+                true
+            }
+            // The very record that is replayed was taken for the id, and its outcome was lost behind
+            // the stream, or the source definitions of today take what was rejected then. From here
+            // on this record stands for the id, so that no other replay of that one is taken.
+            Entry::Occupied(mut seen) if raw.replay_of == Some(origin.at(*seen.get())) => {
+                seen.insert(position.offset);
+                false
+            }
+            Entry::Occupied(_) => return origin.outcome(Outcome::Duplicate, raw, mapped),
+        };
         let initial_phase = mapped.initial_phase;
         let mut event = origin.outcome(Outcome::Accepted, raw, mapped);
-        // What the stream had taken before it was lost is counted in its conversation already.
+        // Else it is counted in its conversation already.
         if is_new {
             self.follow(&mut event, initial_phase);
         }
         event
-    }
-
-    /// Remembers an id; false where it was known.
-    fn admit(&mut self, id: Digest128) -> bool {
-        let is_new = self.seen.insert(id);
-        if is_new {
-            self.seen_order.push_back((self.clock_ms, id));
-        }
-        is_new
     }
 
     /// Moves the clock and forgets what lies beyond the horizon.
@@ -289,6 +291,14 @@ struct Origin {
 }
 
 impl Origin {
+    /// Another record of the same partition.
+    fn at(self, offset: i64) -> ReplayOf {
+        ReplayOf {
+            partition: self.partition,
+            offset,
+        }
+    }
+
     fn outcome(self, outcome: Outcome, raw: RawEvent, mapped: Mapped) -> Event {
         Event {
             partition: self.partition,
@@ -380,13 +390,6 @@ fn nameless(timestamp_ms: i64) -> RawEvent {
             redactions: vec![],
         }),
         replay_of: None,
-    }
-}
-
-impl ReplayOf {
-    /// Stands beside event ids without meeting one: theirs are made of three names.
-    fn digest(self) -> Digest128 {
-        digest(&["replay", &format!("{}:{}", self.partition, self.offset)])
     }
 }
 

@@ -31,9 +31,6 @@ pub struct ReplayOf {
     pub partition: i32,
     /// Offset in that partition.
     pub offset: i64,
-    /// The stream had taken the event, and it was lost between the stream and the store. Its event
-    /// id is known then, and that alone makes no duplicate of it.
-    pub folded: bool,
 }
 
 /// What the page snippet adds to a vendor's event; every part may be missing.

@@ -292,7 +292,8 @@ ORDER BY tenant";
 /// Messages per conversation, in events and in the facts. The stream's own number is held against
 /// them where the stream never forgot the conversation (one message numbered 1), took no event id
 /// twice after its dedup horizon (as many rows as messages), and where nothing that it numbered was
-/// lost behind it: of the conversation, or, where that is not known, of its partition.
+/// lost behind it: of the conversation, or, where that is not known, of its partition. A replay of
+/// what was lost has no number of its own.
 const MESSAGES: &str = "
 WITH lossy AS
 (
@@ -309,7 +310,7 @@ FROM
         assumeNotNull(e.conversation_id) AS conversation_id,
         uniqExactIf((occurred_at, sipHash64(event_id)), is_message) AS distinct_messages,
         countIf(is_message) AS message_rows, countIf(is_message AND message_number = 1) AS beginnings,
-        countIf(reason = 'refused_by_store' OR partition IN lossy) AS losses,
+        countIf(reason = 'refused_by_store' OR partition IN lossy OR replay_of_offset IS NOT NULL) AS losses,
         ifNull(max(message_number), 0) AS highest_number, 0 AS fact_messages
     FROM
     (

@@ -1,13 +1,10 @@
 //! Rejections over all tenants, for the operator who mends their cause and replays them.
 
-use std::collections::BTreeSet;
-
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
 use crate::Store;
 use crate::error::StoreError;
-use crate::rows::{OUTCOME_LOST, REFUSED_BY_STORE};
 
 /// Which rejections; `None` is any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,11 +73,6 @@ impl RejectionRecord {
             partition: self.partition,
             offset: self.offset,
         }
-    }
-
-    /// Whether the stream had taken the event, and it was lost between the stream and the store.
-    pub fn is_lost_behind_the_stream(&self) -> bool {
-        [OUTCOME_LOST, REFUSED_BY_STORE].contains(&self.reason.as_str())
     }
 }
 
@@ -191,27 +183,5 @@ impl Store {
             .bind(limit);
         let found: Vec<Found> = self.within("reading rejections", query.fetch_all()).await?;
         Ok(found.into_iter().map(RejectionRecord::from).collect())
-    }
-
-    /// Which of `ids` have an accepted event.
-    pub async fn accepted_ids(
-        &self,
-        tenant: &str,
-        source: &str,
-        ids: &[String],
-    ) -> Result<BTreeSet<String>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "SELECT DISTINCT event_id FROM events
-                 WHERE tenant = ? AND source = ? AND outcome = 'accepted' AND event_id IN ?",
-            )
-            .bind(tenant)
-            .bind(source)
-            .bind(ids);
-        let found: Vec<String> = self
-            .within("looking for accepted events", query.fetch_all())
-            .await?;
-        Ok(found.into_iter().collect())
     }
 }

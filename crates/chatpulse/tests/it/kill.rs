@@ -1,6 +1,6 @@
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
-use crate::process::{Serve, client, tool};
+use crate::process::{Serve, add_tenant, client};
 
 /// Rounds of sending that end in kill -9.
 const KILLS: usize = 4;
@@ -32,17 +32,6 @@ async fn post(client: &reqwest::Client, producer: &str, key: &str, ids: &[usize]
         .send()
         .await;
     answer.is_ok_and(|answer| answer.status() == 202)
-}
-
-fn add_tenant(data_dir: &Path) -> String {
-    std::fs::create_dir_all(data_dir).unwrap();
-    let file = data_dir.join("tenants.toml");
-    let output = tool(
-        &["tenant", "add", "acme", "--tenants", file.to_str().unwrap()],
-        data_dir.parent().unwrap(),
-    );
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// What the sender did not get an answer for it sends again, as pages do. At the end every
@@ -113,16 +102,8 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
         "a view lost or doubled"
     );
 
-    let audit = std::process::Command::new(env!("CARGO_BIN_EXE_chatpulse"))
-        .args(["audit", "--json"])
-        .env("CHATPULSE__CLICKHOUSE__URL", &serve.clickhouse)
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
-    assert!(
-        audit.status.success(),
-        "{}",
-        String::from_utf8_lossy(&audit.stdout)
-    );
+    let (audit, balanced) = serve.tool(&["audit", "--json"], &[]);
+    assert!(balanced, "{audit}");
+    assert!(audit.contains("\"raw_records_under_way\": 0"), "{audit}");
     serve.terminate();
 }

@@ -5,3 +5,4 @@ mod cli;
 mod demo;
 mod kill;
 mod process;
+mod rejected;

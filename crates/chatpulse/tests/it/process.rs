@@ -38,6 +38,18 @@ pub(crate) fn tool(args: &[&str], dir: &Path) -> Output {
         .unwrap()
 }
 
+/// Adds the tenant `acme` to the tenants file of a data folder; gives its write key.
+pub(crate) fn add_tenant(data_dir: &Path) -> String {
+    std::fs::create_dir_all(data_dir).unwrap();
+    let file = data_dir.join("tenants.toml");
+    let output = tool(
+        &["tenant", "add", "acme", "--tenants", file.to_str().unwrap()],
+        data_dir.parent().unwrap(),
+    );
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 /// `chatpulse serve`, running.
 pub(crate) struct Serve {
     child: Child,
@@ -50,7 +62,13 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    /// With variables in its environment.
+    pub(crate) fn start_with(data_dir: &Path, variables: &[(&str, &str)]) -> Self {
         let mut child = chatpulse("serve", data_dir)
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -113,6 +131,20 @@ impl Serve {
         );
         let status = self.child.wait().unwrap();
         assert!(status.success(), "serve ended with {status}");
+    }
+
+    /// A tool of the binary on the same Kafka and ClickHouse; its result, and whether it succeeded.
+    pub(crate) fn tool(&self, args: &[&str], variables: &[(&str, &str)]) -> (String, bool) {
+        let output = Command::new(env!("CARGO_BIN_EXE_chatpulse"))
+            .args(args)
+            .env("CHATPULSE__CLICKHOUSE__URL", &self.clickhouse)
+            .env("CHATPULSE__KAFKA__BOOTSTRAP", &self.kafka)
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        (text, output.status.success())
     }
 
     /// The answer of ClickHouse as text.

@@ -16,7 +16,7 @@
 //! | partition, dedup and idle horizon | 4, 8, 8 |
 //! | anchor: offset, timestamp of the record before it | 8, 8 |
 //! | clock, time of the last sweep | 8, 8 |
-//! | number of ids; per id, oldest first: digest, v(ms since the id before it) | 8; 16, 1… |
+//! | number of ids; per id, oldest first: digest, v(ms since the id before it), v(zigzag(raw offset - that of the id before it)) | 8; 16, 1…, 1… |
 //! | number of conversations; per conversation, by key: key, flags, v(messages), v(clock - touched), where flagged v(zigzag(unanswered - touched)) | 8; 16, 1, 1…, 1…, 1… |
 //! | BLAKE3 of all before it | 32 |
 //!
@@ -24,7 +24,7 @@
 //! of one to five bytes.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io::{self, Write},
 };
 
@@ -36,7 +36,7 @@ const MAGIC: [u8; 8] = *b"chatfold";
 const VERSION: u16 = 1;
 const CHECKSUM: usize = blake3::OUT_LEN;
 /// Fewest bytes of an id and of a conversation: bounds what a count may claim.
-const MIN_ID: usize = 17;
+const MIN_ID: usize = 18;
 const MIN_CONVERSATION: usize = 19;
 /// Bytes gathered before they are hashed and handed on.
 const BUFFER: usize = 64 << 10;
@@ -112,7 +112,7 @@ impl PartitionFold {
             horizon,
             clock_ms,
             swept_ms,
-            seen: _, // the ids of `seen_order`
+            seen,
             seen_order,
             conversations,
         } = self;
@@ -135,11 +135,14 @@ impl PartitionFold {
         }
 
         encoder.put(&(seen_order.len() as u64).to_le_bytes());
-        let mut before = 0;
+        let mut before = (0, 0);
         for (at, id) in seen_order {
+            // Every id of the order is in the map.
+            let offset = seen.get(id).copied().unwrap_or_default();
             encoder.put(id);
-            encoder.put_varint(at.wrapping_sub(before) as u64);
-            before = *at;
+            encoder.put_varint(at.wrapping_sub(before.0) as u64);
+            encoder.put_varint(zigzag(offset.wrapping_sub(before.1)));
+            before = (*at, offset);
             encoder.flush_full()?;
         }
 
@@ -345,19 +348,20 @@ impl<'a> Reader<'a> {
     fn ids(
         &mut self,
         clock_ms: i64,
-    ) -> Result<(HashSet<Digest128>, VecDeque<(i64, Digest128)>), SnapshotError> {
+    ) -> Result<(HashMap<Digest128, i64>, VecDeque<(i64, Digest128)>), SnapshotError> {
         let count = self.count(MIN_ID)?;
-        let mut seen = HashSet::with_capacity(count);
+        let mut seen = HashMap::with_capacity(count);
         let mut order = VecDeque::with_capacity(count);
-        let mut at: i64 = 0;
+        let (mut at, mut offset): (i64, i64) = (0, 0);
         for _ in 0..count {
             let id = self.array()?;
             at = at
                 .checked_add_unsigned(self.varint()?)
                 .filter(|&at| at <= clock_ms)
                 .ok_or(malformed("an id is newer than the clock"))?;
+            offset = offset.wrapping_add(unzigzag(self.varint()?));
             order.push_back((at, id));
-            if !seen.insert(id) {
+            if seen.insert(id, offset).is_some() {
                 return Err(malformed("an id stands there twice"));
             }
         }
@@ -605,7 +609,7 @@ mod tests {
         let hash = blake3::hash(&encoded(&folded(&records))).to_hex();
         assert_eq!(
             hash.as_str(),
-            "83d6fced1f690534857566e820a7819cf390ad36c81d6c67432f5bea5187ee0c"
+            "06f241d7e29fe2ba948f9ffd684c847be5a6393421925147726ade3f85570054"
         );
     }
 

@@ -91,7 +91,6 @@ async fn every_field_of_an_event_arrives() {
         replay_of: Some(ReplayOf {
             partition: 5,
             offset: 77,
-            folded: true,
         }),
         ..event(9)
     };

@@ -196,7 +196,6 @@ async fn rows_of_before_a_migration_replay_nothing() {
         replay_of: Some(ReplayOf {
             partition: 3,
             offset: 44,
-            folded: false,
         }),
         ..event(1)
     };

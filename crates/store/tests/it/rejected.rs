@@ -1,5 +1,5 @@
 use chatpulse_model::{Event, Outcome, ReplayOf};
-use chatpulse_store::{EventRow, RejectionFilter, Replayed, Store};
+use chatpulse_store::{RejectionFilter, Replayed, Store};
 
 use crate::support::{event, insert, rejected, store};
 
@@ -78,7 +78,6 @@ async fn a_rejection_is_pending_until_it_was_replayed_and_tells_what_came_of_it(
         replay_of: Some(ReplayOf {
             partition: 0,
             offset: 1,
-            folded: false,
         }),
         ..event(offset)
     };
@@ -94,42 +93,4 @@ async fn a_rejection_is_pending_until_it_was_replayed_and_tells_what_came_of_it(
         offset: 3,
     };
     assert_eq!(found[1].replayed, Some(last));
-}
-
-#[tokio::test]
-async fn what_was_lost_behind_the_stream_is_told_apart() {
-    let store = store("rejected_lost").await;
-    let row = event(1);
-    let rows = [
-        EventRow::lost(0, 0, row.received_at),
-        EventRow::from(&row).refused("VIOLATED_CONSTRAINT (469)"),
-    ];
-    store.insert_events("a", &rows).await.unwrap();
-    insert(&store, "b", &[rejected(2)]).await;
-    let all = RejectionFilter::default();
-    let found = store.rejections(&all, None, 100).await.unwrap();
-    let lost: Vec<bool> = found
-        .iter()
-        .map(|r| r.is_lost_behind_the_stream())
-        .collect();
-    assert_eq!(lost, [true, true, false]);
-}
-
-#[tokio::test]
-async fn accepted_ids_are_those_of_the_tenant_and_source() {
-    let store = store("rejected_ids").await;
-    let (mine, other) = (event(0), rejected(1));
-    insert(&store, "a", &[mine.clone(), other]).await;
-    let ids = [mine.event_id.clone(), "no such".to_owned()];
-    let found = async |tenant: &str| {
-        store
-            .accepted_ids(tenant, &mine.source, &ids)
-            .await
-            .unwrap()
-    };
-    assert_eq!(
-        found(&mine.tenant).await.into_iter().collect::<Vec<_>>(),
-        [mine.event_id.clone()]
-    );
-    assert!(found("bravo").await.is_empty());
 }
