@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)] // a set-up that fails is a test that fails
 
 mod documents;
+mod process;
 mod store;
