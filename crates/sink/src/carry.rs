@@ -19,8 +19,8 @@ use crate::{
 pub(crate) enum Step {
     /// Commit the ledger, then tell [`Carry::committed`].
     Commit,
-    /// Insert the first so many rows under the ledger's token, then tell [`Carry::stored`] or
-    /// [`Carry::refused`].
+    /// Insert the first so many rows under the ledger's token, then tell [`Carry::stored`],
+    /// [`Carry::stand_in_stored`] or [`Carry::refused`].
     Insert(usize),
     /// Read on, then tell [`Carry::admit`] or [`Carry::skip`] of each record.
     Read,
@@ -101,10 +101,16 @@ impl<E> Carry<E> {
     /// The ledger's range is in the store.
     pub(crate) fn stored(&mut self) {
         let rows = self.ledger.pending();
-        let read_from = self.unstored.stored(rows);
+        self.stand_in_stored();
+        self.block = rows.saturating_mul(2).min(self.largest);
+    }
+
+    /// The ledger's range, a single row that the store refuses, is in the store as a rejection. The
+    /// next row may well be refused too, so the next block is no larger.
+    pub(crate) fn stand_in_stored(&mut self) {
+        let read_from = self.unstored.stored(self.ledger.pending());
         self.ledger.done(read_from);
         self.is_committed = false;
-        self.block = rows.saturating_mul(2).min(self.largest);
     }
 
     /// The store refuses a row of the ledger's range, which has more than one, and holds none.

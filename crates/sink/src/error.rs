@@ -39,6 +39,8 @@ pub enum PartitionError {
 impl Classified for PartitionError {
     fn disposition(&self) -> Disposition {
         match self {
+            // The log was cut or made again under the reader: the next start looks at what there is.
+            Self::Kafka(KafkaError::OffsetOutOfRange { .. }) => Disposition::Retry,
             Self::Kafka(error) => error.disposition(),
             Self::Gap { .. } | Self::RawIsShorter { .. } => Disposition::Fatal,
         }

@@ -66,6 +66,7 @@ impl<E: Into<PartitionError>> From<E> for Stop {
 
 enum Answer {
     Stored,
+    StandInStored,
     Refused,
 }
 
@@ -160,6 +161,10 @@ impl<'a> Drain<'a> {
                 Step::Insert(_) if self.input.is_revoked() => return Err(Stop::Revoked),
                 Step::Insert(rows) => match self.insert(rows)? {
                     Answer::Stored => self.carry.stored(),
+                    Answer::StandInStored => {
+                        self.stage.metrics.refused();
+                        self.carry.stand_in_stored();
+                    }
                     Answer::Refused => {
                         self.stage.metrics.cut();
                         self.carry.refused();
@@ -303,10 +308,7 @@ impl<'a> Drain<'a> {
                 }
             }
             match refused {
-                Ok(()) => {
-                    self.stage.metrics.refused();
-                    return Ok(Answer::Stored);
-                }
+                Ok(()) => return Ok(Answer::StandInStored),
                 // Not even its position, or another fault: from the beginning.
                 Err(error) => patience.pause(&token, &error)?,
             }

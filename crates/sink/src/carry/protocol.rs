@@ -123,6 +123,12 @@ enum Fate {
     TableOnly,
 }
 
+enum Answer {
+    Stored,
+    StandInStored,
+    Refused,
+}
+
 impl Protocol {
     fn log(&self, world: &World) -> Vec<Option<i64>> {
         if world.is_remade {
@@ -185,7 +191,7 @@ impl Protocol {
 
     /// The store takes a block, in the table and where `and_view` in the view, or refuses it; a
     /// single row's stand-in comes under the same token.
-    fn takes(&self, world: &mut World, (token, mut rows): Block, and_view: bool) -> bool {
+    fn takes(&self, world: &mut World, (token, mut rows): Block, and_view: bool) -> Answer {
         let refuses = |(raw, kind): &(i64, Kind)| {
             *kind == Kind::Outcome && self.poison.contains(raw) && !world.is_mended
         };
@@ -194,10 +200,11 @@ impl Protocol {
                 if self.broken == Broken::TornTakenForRefused {
                     world.table.entry(token).or_insert(rows);
                 }
-                return false;
+                return Answer::Refused;
             };
             row.1 = Kind::StandIn;
         }
+        let is_stand_in = rows.iter().any(|row| row.1 == Kind::StandIn);
         if and_view {
             if self.broken == Broken::ViewWithoutTokens && world.view.contains_key(&token) {
                 let again = format!("{token} again");
@@ -206,7 +213,11 @@ impl Protocol {
             world.view.entry(token.clone()).or_insert(rows.clone());
         }
         world.table.entry(token).or_insert(rows);
-        true
+        if is_stand_in {
+            Answer::StandInStored
+        } else {
+            Answer::Stored
+        }
     }
 
     /// Whether the owner has stored all that it will ever read.
@@ -368,10 +379,12 @@ impl Model for Protocol {
                 };
                 let block = self.block(world, sink, rows);
                 next.attempts += u8::from(self.broken == Broken::TokenOfAttempt);
-                let is_taken = self.takes(&mut next, block, fate != Fate::TableOnly);
-                match (fate, is_taken) {
-                    (Fate::Answered, true) => next.sinks[index].as_mut()?.stored(),
-                    (Fate::Answered, false) => next.sinks[index].as_mut()?.refused(),
+                let answer = self.takes(&mut next, block, fate != Fate::TableOnly);
+                let sink = next.sinks[index].as_mut()?;
+                match (fate, answer) {
+                    (Fate::Answered, Answer::Stored) => sink.stored(),
+                    (Fate::Answered, Answer::StandInStored) => sink.stand_in_stored(),
+                    (Fate::Answered, Answer::Refused) => sink.refused(),
                     (Fate::Unanswered | Fate::TableOnly, _) => next.left.unanswered -= 1,
                 }
             }
