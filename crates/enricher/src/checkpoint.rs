@@ -18,7 +18,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -56,6 +56,8 @@ const PART: usize = 8 << 20;
 const MAX_PARTS: usize = 4;
 /// How long to wait for the store when a partition starts; after that its records are replayed.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long an upload may take; after that another partition has its turn.
+const UPLOAD: Duration = Duration::from_secs(600);
 /// How often a wait looks whether the partition was taken away.
 const SLICE: Duration = Duration::from_millis(50);
 const SUFFIX: &str = ".checkpoint";
@@ -323,7 +325,7 @@ pub(crate) struct Keeper<'a> {
     /// Raw offset of the newest that is known to be stored.
     offset: i64,
     taken_at: Instant,
-    storing: Option<Receiver<object_store::Result<Stored>>>,
+    storing: Option<Receiver<Result<Stored, StoreError>>>,
 }
 
 impl<'a> Keeper<'a> {
@@ -467,12 +469,15 @@ impl<'a> Keeper<'a> {
         self.stage.runtime.spawn(async move {
             let started = Instant::now();
             let path = folder.clone().join(name(anchor.offset));
-            let stored = checkpoints.put(&path, chunks).await;
-            let stored = stored.map(|()| Stored {
-                offset: anchor.offset,
-                bytes,
-                took: started.elapsed(),
-            });
+            let stored = match tokio::time::timeout(UPLOAD, checkpoints.put(&path, chunks)).await {
+                Err(_) => Err(StoreError::Timeout { after: UPLOAD }),
+                Ok(Err(error)) => Err(error.into()),
+                Ok(Ok(())) => Ok(Stored {
+                    offset: anchor.offset,
+                    bytes,
+                    took: started.elapsed(),
+                }),
+            };
             if stored.is_ok()
                 && let Err(error) = checkpoints.prune(&folder, anchor.offset).await
             {
@@ -486,12 +491,7 @@ impl<'a> Keeper<'a> {
 
     /// Takes note of an upload that has ended.
     pub(crate) fn poll(&mut self) {
-        let ended = match self.storing.as_ref().map(Receiver::try_recv) {
-            None | Some(Err(TryRecvError::Empty)) => return,
-            Some(Ok(ended)) => Some(ended),
-            Some(Err(TryRecvError::Disconnected)) => None,
-        };
-        self.ended(ended);
+        self.settle(Instant::now());
     }
 
     /// At most until `deadline`: waits for the upload under way, and makes a last checkpoint where there
@@ -513,30 +513,23 @@ impl<'a> Keeper<'a> {
 
     fn settle(&mut self, deadline: Instant) {
         let left = deadline.saturating_duration_since(Instant::now());
-        let ended = match self
-            .storing
-            .as_ref()
-            .map(|storing| storing.recv_timeout(left))
-        {
-            None | Some(Err(RecvTimeoutError::Timeout)) => return,
-            Some(Ok(ended)) => Some(ended),
-            Some(Err(RecvTimeoutError::Disconnected)) => None,
+        let Some(storing) = &self.storing else {
+            return;
         };
-        self.ended(ended);
-    }
-
-    /// `None` when the process stopped before the upload had ended.
-    fn ended(&mut self, ended: Option<object_store::Result<Stored>>) {
+        let ended = match storing.recv_timeout(left) {
+            Err(RecvTimeoutError::Timeout) => return,
+            Ok(ended) => ended,
+            Err(RecvTimeoutError::Disconnected) => Err(StoreError::Stopped),
+        };
         self.storing = None;
         match ended {
-            Some(Ok(stored)) => {
+            Ok(stored) => {
                 self.offset = stored.offset;
                 let metrics = &self.stage.metrics;
                 metrics.checkpoint_took(Step::Store, stored.took);
                 metrics.stored(&self.label, stored.offset, stored.bytes);
             }
-            Some(Err(error)) => self.failed(&error),
-            None => self.failed(&StoreError::Stopped),
+            Err(error) => self.failed(&error),
         }
     }
 
