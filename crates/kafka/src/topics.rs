@@ -13,10 +13,11 @@ pub struct Topics {
     pub raw: Arc<str>,
     /// One outcome per raw record, in the partition of the raw record.
     pub events: Arc<str>,
-    /// Always empty: the sink's group commits here the end of the range that it is inserting.
+    /// Always empty: the sink's group commits here the raw offset at which the range that it is
+    /// inserting ends.
     pub pending: Arc<str>,
-    /// Always empty: the sink's group commits here the raw offset up to which outcomes were seen
-    /// before that range.
+    /// Always empty: the sink's group commits here the raw offset at which that range starts; the
+    /// outcomes of all raw offsets below are in the store.
     pub watermark: Arc<str>,
 }
 

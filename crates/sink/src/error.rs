@@ -51,3 +51,27 @@ impl Classified for PartitionError {
 #[derive(Debug, thiserror::Error)]
 #[error("sink stopped")]
 pub struct SinkError(#[from] GroupError<PartitionError>);
+
+#[cfg(test)]
+mod tests {
+    use chatpulse_kafka::TopicPartition;
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_cut_under_the_reader_is_looked_at_anew_and_one_that_is_not_ours_stops_it() {
+        let cut = PartitionError::Kafka(KafkaError::OffsetOutOfRange {
+            partition: TopicPartition::new("chat.events", 0),
+            offset: 7,
+            low: 9,
+            high: 12,
+        });
+        assert_eq!(cut.disposition(), Disposition::Retry);
+        let other = PartitionError::RawIsShorter {
+            raw: "chat.raw[0]".to_owned(),
+            high: 3,
+            stored: 10,
+        };
+        assert_eq!(other.disposition(), Disposition::Fatal);
+    }
+}

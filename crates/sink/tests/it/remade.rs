@@ -1,7 +1,9 @@
-//! Topics deleted and made again, and offsets that the broker forgets. A topic of another name
+//! Ranges that a predecessor left behind, topics deleted and made again, and offsets that the broker
+//! forgets. A topic of another name
 //! stands for one that was made again: the group has committed nothing for it.
 
 use chatpulse_kafka::Topics;
+use chatpulse_store::EventRow;
 
 use crate::support::{World, event, until};
 
@@ -86,4 +88,49 @@ async fn a_chat_raw_that_was_made_again_is_refused_before_its_records_are_taken_
             && error.contains("up to offset 10"),
         "{error}"
     );
+}
+
+/// A sink decides on a range of eight outcomes, finds the store broken, and is stopped.
+async fn eight_pending(name: &str) -> World {
+    let world = World::new(name).await;
+    world.write_raw(10).await;
+    world.write_events((0..8).map(event)).await;
+    world.execute("RENAME TABLE events TO hidden").await;
+    let sink = world.sink(100);
+    until(async || sink.metric("waiting_for_operator") == 1.0).await;
+    sink.stop().await;
+    world.execute("RENAME TABLE hidden TO events").await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_left_behind_is_inserted_as_the_block_it_was_whatever_the_successors_settings() {
+    let world = eight_pending("pending").await;
+    // As if the predecessor's request had been taken although it heard nothing of it.
+    let events: Vec<_> = (0..8).map(event).collect();
+    let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::from).collect();
+    let token = "pending.chat.raw:0:0-8";
+    world.store.insert_events(token, &rows).await.unwrap();
+    world.write_events((8..10).map(event)).await;
+    let sink = world.store_until(10, 3).await;
+    has_each_once(&world, 10).await;
+    sink.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_left_behind_is_found_again_in_a_chat_events_that_was_made_again() {
+    let mut world = eight_pending("pending_remade").await;
+    world.topics.events = "pending_remade.again".into();
+    world.make_topics().await;
+    let events: Vec<_> = (0..8).map(event).collect();
+    let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::from).collect();
+    let token = "pending_remade.chat.raw:0:0-8";
+    world.store.insert_events(token, &rows).await.unwrap();
+    // Another number of records stands before each outcome now.
+    world
+        .write_events([0, 0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(event))
+        .await;
+    let sink = world.store_until(10, 3).await;
+    has_each_once(&world, 10).await;
+    sink.stop().await;
 }
