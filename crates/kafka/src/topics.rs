@@ -38,6 +38,8 @@ impl Topics {
     pub fn specs(&self, partitions: NonZeroU32, replication: NonZeroU32) -> Vec<TopicSpec> {
         let keep = [("cleanup.policy", "delete"), ("retention.ms", "-1")];
         let broker_time = [("message.timestamp.type", "LogAppendTime")];
+        // An outcome carries the time of its raw record, by which a log that was made again is told.
+        let given_time = [("message.timestamp.type", "CreateTime")];
         let spec = |name: &Arc<str>, config: &[(&str, &str)]| TopicSpec {
             name: name.to_string(),
             partitions: i32::try_from(partitions.get()).unwrap_or(i32::MAX),
@@ -49,7 +51,7 @@ impl Topics {
         };
         vec![
             spec(&self.raw, &[keep.as_slice(), &broker_time].concat()),
-            spec(&self.events, &keep),
+            spec(&self.events, &[keep.as_slice(), &given_time].concat()),
             spec(&self.pending, &keep),
             spec(&self.watermark, &keep),
         ]
