@@ -194,3 +194,30 @@ async fn rows_of_any_month_are_stored() {
     assert_eq!(sink.metric("refused_total"), 0.0);
     sink.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_passes_a_record_that_cannot_be_noted_until_it_can() {
+    let world = World::new("unnoted").await;
+    world.write_raw(4).await;
+    world
+        .execute("RENAME TABLE undecodable_outcomes TO hidden")
+        .await;
+    let sound = |offset| world.encoded(&event(offset));
+    world
+        .write(vec![sound(0), b"garbage".to_vec(), sound(2), sound(3)])
+        .await;
+    let sink = world.sink(100);
+    until(async || sink.metric("waiting_for_operator") == 1.0).await;
+    assert_eq!(world.number("SELECT count() FROM events").await, 0);
+    // A successor finds the record again.
+    sink.stop().await;
+    let sink = world.sink(100);
+    until(async || sink.metric("waiting_for_operator") == 1.0).await;
+    world
+        .execute("RENAME TABLE hidden TO undecodable_outcomes")
+        .await;
+    until(async || world.audit(4).await.balanced).await;
+    let noted = world.store.undecodable_outcomes(10).await.unwrap();
+    assert_eq!(noted.len(), 1);
+    sink.stop().await;
+}
