@@ -14,10 +14,10 @@ use chatpulse_embedded::{
 };
 use chatpulse_kafka::Admin;
 use clap::Args;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, stages::Stages};
+use crate::{config::Config, stages::Stages, status};
 
 /// Where the parts of a single machine listen and keep their data.
 #[derive(Debug, Clone, Args)]
@@ -108,8 +108,8 @@ impl Local {
         args: &LocalArgs,
         folder: DataDir,
     ) -> anyhow::Result<Self> {
-        let producer = listen("--producer", args.producer).await?;
-        let dashboard = listen("--dashboard", args.dashboard).await?;
+        let producer = status::listen("--producer", args.producer).await?;
+        let dashboard = status::listen("--dashboard", args.dashboard).await?;
         let broker = Broker::start(BrokerConfig {
             data_dir: folder.file("kafka"),
             listen: args.kafka,
@@ -229,10 +229,4 @@ async fn drain(what: &str, tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::R
     tokio::time::timeout(STOP_DEADLINE, all)
         .await
         .with_context(|| format!("the {what} did not stop within {STOP_DEADLINE:?}"))?
-}
-
-async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: give another address with {flag} HOST:PORT")
-    })
 }

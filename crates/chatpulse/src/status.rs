@@ -51,11 +51,11 @@ pub(crate) async fn serve(
         .context("HTTP server")
 }
 
-/// Binds the address that the configuration key `key` gives.
-pub(crate) async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Binds an address that `setting`, a configuration key or an option, gives.
+pub(crate) async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("cannot listen on {address}: set {key} to another address"))
+        .with_context(|| format!("cannot listen on {address}: give another address by {setting}"))
 }
 
 async fn ready(State(status): State<Status>) -> (StatusCode, String) {
