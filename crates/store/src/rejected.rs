@@ -50,7 +50,7 @@ pub struct RejectionRecord {
     pub bytes: Option<i64>,
     /// Hash of the item, lower-case hex.
     pub sha256: Option<String>,
-    /// What became of its last replay.
+    /// What became of its replay: of the one that was accepted, else of the last.
     pub replayed: Option<Replayed>,
 }
 
@@ -127,15 +127,16 @@ SELECT
     toUnixTimestamp64Milli(r.received_at) AS received_at_ms,
     r.partition AS partition, r.offset AS offset,
     toString(r.reason) AS reason, r.detail AS detail, r.bytes AS bytes, r.sha256 AS sha256,
-    p.last_outcome AS replay_outcome, p.last_partition AS replay_partition, p.last_offset AS replay_offset
+    p.best_outcome AS replay_outcome, p.best_partition AS replay_partition, p.best_offset AS replay_offset
 FROM rejections AS r
 LEFT JOIN
 (
     SELECT
         assumeNotNull(replay_of_partition) AS of_partition, assumeNotNull(replay_of_offset) AS of_offset,
-        argMax(toString(outcome), (inserted_at, offset)) AS last_outcome,
-        argMax(partition, (inserted_at, offset)) AS last_partition,
-        argMax(offset, (inserted_at, offset)) AS last_offset
+        -- The one that was taken, where one was; else the last.
+        argMax(toString(outcome), (outcome = 'accepted', inserted_at, offset)) AS best_outcome,
+        argMax(partition, (outcome = 'accepted', inserted_at, offset)) AS best_partition,
+        argMax(offset, (outcome = 'accepted', inserted_at, offset)) AS best_offset
     FROM events
     WHERE replay_of_offset IS NOT NULL
     GROUP BY of_partition, of_offset
@@ -160,7 +161,7 @@ impl Store {
             sql.push_str(condition);
         }
         if filter.pending_only {
-            sql.push_str(" AND p.last_outcome IS NULL");
+            sql.push_str(" AND p.best_outcome IS NULL");
         }
         sql.push_str(
             " AND (toUnixTimestamp64Milli(r.received_at), r.partition, r.offset) > (?, ?, ?)

@@ -87,10 +87,10 @@ async fn a_rejection_is_pending_until_it_was_replayed_and_tells_what_came_of_it(
     let all = RejectionFilter::default();
     let found = store.rejections(&all, None, 100).await.unwrap();
     assert_eq!(found[0].replayed, None);
-    let last = Replayed {
-        outcome: "duplicate".into(),
+    let taken = Replayed {
+        outcome: "accepted".into(),
         partition: 0,
-        offset: 3,
+        offset: 2,
     };
-    assert_eq!(found[1].replayed, Some(last));
+    assert_eq!(found[1].replayed, Some(taken));
 }
