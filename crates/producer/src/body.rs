@@ -1,13 +1,13 @@
 //! Reads a request body: bounded in size as sent, in size as decoded, in time and in memory.
 //!
 //! ```text
-//! frames ─ count ─► decoder (gzip, br, zstd) ─ count ─► Vec<u8>, its size reserved in the budget
+//! frames ─ count ─► decoder (gzip, br, zstd) ─ count ─► Vec<u8>, its size taken from the budget
 //! ```
 //!
 //! Nothing is kept of the compressed form, and no more is decoded than is allowed, so that a
 //! compression bomb costs at most the limit.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use async_compression::{
     tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder},
@@ -21,12 +21,16 @@ use futures::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncReadExt as _},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Duration, timeout},
 };
 use tokio_util::io::StreamReader;
 
-use crate::{config::ProducerConfig, problem::Problem, split::Layout};
+use crate::{
+    config::ProducerConfig,
+    problem::Problem,
+    share::{Claim, Pool, Shared, Taken},
+    split::Layout,
+};
 
 /// Decoded bytes asked for at once.
 const CHUNK: usize = 32 * 1024;
@@ -161,37 +165,38 @@ pub(crate) struct Decoded {
     pub(crate) bytes: Vec<u8>,
     /// Size as sent; bytes.
     pub(crate) sent: usize,
-    _share: Option<OwnedSemaphorePermit>,
+    _memory: Option<Taken>,
 }
 
 /// Memory for bodies, shared by all requests; one permit is one KiB.
-#[derive(Debug, Clone)]
-pub(crate) struct Budget(Arc<Semaphore>);
+pub(crate) fn budget(config: &ProducerConfig) -> Pool {
+    // A buffer that grows by doubling may be twice as large as its body.
+    let largest = config.max_decoded_bytes.get().saturating_mul(2) / 1024;
+    Pool::new(
+        Shared::Bytes,
+        config.max_inflight_bytes.get() / 1024,
+        largest,
+    )
+}
 
-impl Budget {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(
-            (bytes / 1024).clamp(1, Semaphore::MAX_PERMITS),
-        )))
-    }
+/// The budget, and who takes of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Purse<'a> {
+    pub(crate) budget: &'a Pool,
+    pub(crate) claim: Claim<'a>,
+}
 
-    /// Makes `share` cover `bytes`. Never waits: two half-read bodies could wait for each other.
-    fn cover(&self, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Problem> {
-        let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(more) = bytes
-            .div_ceil(1024)
-            .checked_sub(held)
-            .filter(|more| *more > 0)
-        else {
-            return Ok(());
-        };
-        let more = u32::try_from(more).map_err(|_| Problem::Overloaded)?;
-        let permit = Arc::clone(&self.0)
-            .try_acquire_many_owned(more)
-            .map_err(|_| Problem::Overloaded)?;
-        match share {
-            Some(share) => share.merge(permit),
-            None => *share = Some(permit),
+impl Purse<'_> {
+    /// Makes `memory` cover `bytes`.
+    fn cover(&self, memory: &mut Option<Taken>, bytes: usize) -> Result<(), Problem> {
+        let held = memory.as_ref().map_or(0, Taken::permits);
+        let missing = bytes.div_ceil(1024).saturating_sub(held);
+        if missing > 0 {
+            let more = self.budget.take(missing, self.claim)?;
+            match memory {
+                Some(memory) => memory.merge(more),
+                None => *memory = Some(more),
+            }
         }
         Ok(())
     }
@@ -202,11 +207,11 @@ pub(crate) async fn read(
     body: &mut Body,
     encoding: Encoding,
     config: &ProducerConfig,
-    budget: &Budget,
+    purse: Purse<'_>,
 ) -> Result<Decoded, Problem> {
     timeout(
         config.body_timeout,
-        read_unhurried(body, encoding, config, budget),
+        read_unhurried(body, encoding, config, purse),
     )
     .await
     .unwrap_or(Err(Problem::BodyTimeout(config.body_timeout)))
@@ -216,7 +221,7 @@ async fn read_unhurried(
     body: &mut Body,
     encoding: Encoding,
     config: &ProducerConfig,
-    budget: &Budget,
+    purse: Purse<'_>,
 ) -> Result<Decoded, Problem> {
     let (max_sent, max_decoded) = (config.max_body_bytes.get(), config.max_decoded_bytes.get());
     let mut sent = 0;
@@ -224,10 +229,10 @@ async fn read_unhurried(
     // One byte more than allowed, to tell a full body from one that is too long.
     let mut reader = encoding.decode(frames).take(max_decoded as u64 + 1);
     let mut bytes = Vec::new();
-    let mut share = None;
+    let mut memory = None;
     loop {
         bytes.reserve(CHUNK);
-        budget.cover(&mut share, bytes.capacity())?;
+        purse.cover(&mut memory, bytes.capacity())?;
         match reader.read_buf(&mut bytes).await {
             Ok(0) => break,
             Ok(_) if bytes.len() > max_decoded => {
@@ -245,7 +250,7 @@ async fn read_unhurried(
     Ok(Decoded {
         bytes,
         sent,
-        _share: share,
+        _memory: memory,
     })
 }
 

@@ -36,7 +36,13 @@ pub struct ProducerConfig {
     pub queue_records: NonZeroUsize,
     /// Event requests served at once. Beyond it requests get 503.
     pub max_requests: NonZeroUsize,
-    /// Open connections. Beyond it connections wait in the system's backlog.
+    /// How much of `max_requests`, `max_inflight_bytes` and `queue_records` one tenant may hold, in
+    /// percent of what the other tenants leave of each; 1 to 100. Beyond it its requests get 429.
+    /// One largest request is always served. Without a meaning where there is one tenant only; 100
+    /// lets every tenant take all.
+    pub tenant_share_percent: u8,
+    /// Open connections, at least `max_requests`. Beyond it the one that has been without a request
+    /// being served for longest makes room for a new one.
     pub max_connections: NonZeroUsize,
     /// Largest request line and headers together; bytes, at least 8192.
     pub max_header_bytes: NonZeroUsize,
@@ -76,6 +82,7 @@ impl Default for ProducerConfig {
             max_inflight_bytes: size(256 * MIB),
             queue_records: size(100_000),
             max_requests: size(1_024),
+            tenant_share_percent: 25,
             max_connections: size(4_096),
             max_header_bytes: size(16 * 1024),
             header_timeout: Duration::from_secs(30),
@@ -132,6 +139,20 @@ impl ProducerConfig {
                 fault,
             });
         }
+        if !(1..=100).contains(&self.tenant_share_percent) {
+            let fault = "must be from 1 to 100";
+            return Err(ConfigError {
+                key: "tenant_share_percent",
+                fault,
+            });
+        }
+        if self.max_connections < self.max_requests {
+            let fault = "must be at least max_requests";
+            return Err(ConfigError {
+                key: "max_connections",
+                fault,
+            });
+        }
         if self.max_inflight_bytes < self.max_decoded_bytes {
             let fault = "must be at least max_decoded_bytes";
             return Err(ConfigError {
@@ -175,6 +196,12 @@ mod tests {
             ("max_header_bytes = 100", "producer.max_header_bytes"),
             ("queue_records = 100", "producer.queue_records"),
             ("max_inflight_bytes = 100", "producer.max_inflight_bytes"),
+            ("tenant_share_percent = 0", "producer.tenant_share_percent"),
+            (
+                "tenant_share_percent = 101",
+                "producer.tenant_share_percent",
+            ),
+            ("max_connections = 100", "producer.max_connections"),
         ] {
             let config: ProducerConfig = toml::from_str(text).unwrap();
             let error = config.validate().unwrap_err().to_string();

@@ -22,18 +22,17 @@ use chatpulse_model::{
 };
 use prometheus::{IntGauge, Registry, TextEncoder};
 use serde::Serialize;
-use tokio::{
-    sync::{Mutex, Semaphore},
-    time::timeout,
-};
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     access::{self, EVENT_METHODS},
-    body::{self, Budget, Shape},
+    body::{self, Purse, Shape},
     config::ProducerConfig,
     intake::{Batch, Intake, Refused, known_sources},
     metrics::Metrics,
     problem::Problem,
+    server::Connection,
+    share::{Claim, Pool},
     split::split,
     tenants::{Grant, Tenants},
     writer::{Room, WriteError, Writer},
@@ -48,8 +47,8 @@ pub(crate) struct Collector {
     pub(crate) writer: Arc<Writer>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
-    pub(crate) budget: Budget,
-    pub(crate) turns: Semaphore,
+    pub(crate) budget: Pool,
+    pub(crate) turns: Pool,
     pub(crate) readiness: Readiness,
 }
 
@@ -107,6 +106,14 @@ async fn events(
     if let Err(problem) = &result {
         // Nothing of the request itself: a write key may stand in it.
         tracing::debug!(%problem, "a request is refused");
+        if let Problem::OverShare { tenant, what } = problem {
+            let labels = [tenant.as_str(), what.name()];
+            collector
+                .metrics
+                .over_share
+                .with_label_values(&labels)
+                .inc();
+        }
     }
     let waits_for_leave = parts.headers.contains_key(header::EXPECT);
     if result.is_err() && !waits_for_leave {
@@ -133,25 +140,40 @@ impl Collector {
     ) -> Result<Confirmed, Problem> {
         let received_at = jiff::Timestamp::now().as_millisecond();
         let definition = self.definition(source)?;
-        let Grant { tenant, key_id } = &grant?;
+        let Grant {
+            tenant,
+            key_id,
+            alone,
+        } = &grant?;
         access::check_origin(tenant, parts)?;
         let limited = |wait| Problem::RateLimited {
             tenant: tenant.id.clone(),
             wait,
         };
         tenant.take_request().map_err(limited)?;
-        let _turn = self.turns.try_acquire().map_err(|_| Problem::Overloaded)?;
+        let claim = Claim {
+            tenant: &tenant.id,
+            holdings: &tenant.holdings,
+            percent: if *alone {
+                100
+            } else {
+                self.config.tenant_share_percent
+            },
+        };
+        let _turn = self.turns.take(1, claim)?;
+        let _busy = parts.extensions.get().map(Connection::serving);
 
         let shape = Shape::of(&parts.headers, self.config.max_body_bytes.get())?;
-        let body = body::read(body, shape.encoding, &self.config, &self.budget).await?;
+        let purse = Purse {
+            budget: &self.budget,
+            claim,
+        };
+        let body = body::read(body, shape.encoding, &self.config, purse).await?;
         self.metrics.sent_bytes.inc_by(body.sent as u64);
         self.metrics.decoded_bytes.inc_by(body.bytes.len() as u64);
         let items = split(&body.bytes, shape.layout, self.config.max_items.get())
             .map_err(Problem::Unsplittable)?;
-        let room = self
-            .writer
-            .room(items.len())
-            .map_err(|_| Problem::Overloaded)?;
+        let room = self.writer.room(items.len(), claim)?;
 
         let receipt = Receipt {
             tenant: &tenant.id,
@@ -184,7 +206,7 @@ impl Collector {
         &self,
         names: (&str, &str),
         batch: Batch,
-        room: Room<'_>,
+        room: Room,
     ) -> Result<Confirmed, Problem> {
         let accepted = batch.accepted();
         let started = Instant::now();

@@ -24,6 +24,7 @@ mod origin;
 mod problem;
 mod replay;
 mod server;
+mod share;
 mod split;
 pub mod tenants;
 mod writer;
@@ -36,11 +37,12 @@ use chatpulse_model::{
     source::Catalog,
 };
 use prometheus::Registry;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
 pub use config::{ConfigError, ProducerConfig};
 pub use intake::Refused;
 pub use replay::{Progress, ReplayError, ReplayJob, ReplaySummary, replay};
+use share::{Pool, Shared};
 pub use tenants::Tenants;
 pub use writer::WriteError;
 use writer::Writer;
@@ -80,6 +82,7 @@ pub async fn run(
         config.tenants_poll,
     );
 
+    let displaced = metrics.displaced.clone();
     let collector = http::Collector {
         catalog: environment.catalog,
         codec: Codec::new(environment.framing)?,
@@ -87,17 +90,17 @@ pub async fn run(
         writer: Arc::clone(&writer),
         metrics,
         registry: environment.registry,
-        budget: body::Budget::new(config.max_inflight_bytes.get()),
-        turns: Semaphore::new(config.max_requests.get()),
+        budget: body::budget(&config),
+        turns: Pool::new(Shared::Requests, config.max_requests.get(), 1),
         readiness: http::Readiness::new(Admin::new(&environment.kafka)?),
         config: config.clone(),
     };
-    let serve = server::serve(
-        listener,
-        http::router(Arc::new(collector)),
-        &config,
-        shutdown,
-    );
+    let server = server::Server {
+        router: http::router(Arc::new(collector)),
+        config: &config,
+        displaced,
+    };
+    let serve = server.serve(listener, shutdown);
     tokio::select! {
         () = serve => {}
         never = watch => match never {},

@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: IntGauge,
     pub(crate) tenants: IntGauge,
     pub(crate) reloads: IntCounterVec,
+    pub(crate) over_share: IntCounterVec,
+    pub(crate) displaced: IntCounter,
 }
 
 impl Metrics {
@@ -64,6 +66,16 @@ impl Metrics {
             "Changes of the tenants file seen; result is applied, or refused for a broken file.",
         );
         let reloads = put(registry, IntCounterVec::new(opts, &["result"]))?;
+        let opts = name(
+            "over_share_total",
+            "Requests refused because their tenant held its share; of is requests, bytes or records.",
+        );
+        let over_share = put(registry, IntCounterVec::new(opts, &["tenant", "of"]))?;
+        let opts = name(
+            "connections_displaced_total",
+            "Connections without a request being served, closed because a new one needed the place.",
+        );
+        let displaced = put(registry, IntCounter::with_opts(opts))?;
         Ok(Self {
             requests,
             items,
@@ -73,6 +85,8 @@ impl Metrics {
             in_flight,
             tenants,
             reloads,
+            over_share,
+            displaced,
         })
     }
 

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::split::SplitError;
+use crate::{share::Shared, split::SplitError};
 
 /// What was wrong with a request, or with us. The `Display` form is the answer's `detail`.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,12 @@ pub(crate) enum Problem {
     PreflightRefused,
     #[error("tenant {tenant} sends more requests than its limit; wait, and send larger batches")]
     RateLimited { tenant: String, wait: Duration },
+    #[error(
+        "tenant {tenant} holds its share of {} already; send the batch again after the time in \
+         Retry-After, fewer at once",
+        what.described()
+    )]
+    OverShare { tenant: String, what: Shared },
     #[error(
         "content type {0}; send application/json, application/x-ndjson or text/plain, in UTF-8"
     )]
@@ -89,6 +95,11 @@ impl Problem {
                 (S::FORBIDDEN, "origin-not-allowed", "Origin not allowed")
             }
             Self::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+            Self::OverShare { .. } => (
+                S::TOO_MANY_REQUESTS,
+                "tenant-share",
+                "Tenant holds its share",
+            ),
             Self::MediaType(_) => (
                 S::UNSUPPORTED_MEDIA_TYPE,
                 "media-type",
@@ -137,7 +148,7 @@ impl Problem {
             Self::RateLimited { wait, .. } => {
                 retry(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
             }
-            Self::Overloaded => retry(RETRY_OVERLOADED),
+            Self::Overloaded | Self::OverShare { .. } => retry(RETRY_OVERLOADED),
             Self::NotConfirmed => retry(RETRY_NOT_CONFIRMED),
             _ => None,
         }

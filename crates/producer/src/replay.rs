@@ -40,6 +40,7 @@ use crate::{
     body::Encoding,
     config::{ConfigError, ProducerConfig},
     intake::{Batch, Intake, known_sources},
+    share::Claim,
     tenants::{Tenants, TenantsError},
     writer::{WriteError, Writer},
 };
@@ -189,6 +190,12 @@ pub async fn replay(
         },
         source: &job.source,
         writer: &writer,
+        // The queue is the replay's own.
+        claim: Claim {
+            tenant: &tenant.id,
+            holdings: &tenant.holdings,
+            percent: 100,
+        },
         bytes: Arc::default(),
         total_bytes: total_bytes(&job.files).await?,
         summary: ReplaySummary::default(),
@@ -221,6 +228,7 @@ struct Replay<'a, P> {
     intake: Intake<'a>,
     source: &'a str,
     writer: &'a Writer,
+    claim: Claim<'a>,
     bytes: Arc<AtomicU64>,
     total_bytes: u64,
     summary: ReplaySummary,
@@ -310,7 +318,8 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
     }
 
     async fn send(&self, records: Vec<Record>) -> Result<(), WriteError> {
-        let room = self.writer.room(records.len())?;
+        let room = self.writer.room(records.len(), self.claim);
+        let room = room.map_err(|_| WriteError::QueueFull)?;
         self.writer.write(room, records).await
     }
 

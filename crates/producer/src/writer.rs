@@ -12,12 +12,13 @@ use arc_swap::ArcSwap;
 use chatpulse_kafka::{
     Delivery, KafkaConfig, KafkaError, PublishError, Publisher, PublisherSettings, Record,
 };
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::time::timeout;
 
-use crate::config::ProducerConfig;
+use crate::{
+    config::ProducerConfig,
+    problem::Problem,
+    share::{Claim, Pool, Shared, Taken},
+};
 
 /// Publishes to one topic, with one deadline.
 pub(crate) struct Writer {
@@ -25,7 +26,7 @@ pub(crate) struct Writer {
     kafka: KafkaConfig,
     settings: PublisherSettings,
     /// Places in the publisher's queue.
-    room: Semaphore,
+    room: Pool,
     topic: String,
     deadline: Duration,
     /// Whether the last batch failed: an outage is logged when it begins and when it ends.
@@ -34,7 +35,7 @@ pub(crate) struct Writer {
 
 /// Places in the queue for the records of one batch.
 #[derive(Debug)]
-pub(crate) struct Room<'w>(SemaphorePermit<'w>);
+pub(crate) struct Room(Taken);
 
 /// Why a batch does not count as written. Some of its records may be in the topic all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +66,11 @@ impl Writer {
             publisher: ArcSwap::from_pointee(Publisher::new(kafka, &settings)?),
             kafka: kafka.clone(),
             settings,
-            room: Semaphore::new(settings.queue_records),
+            room: Pool::new(
+                Shared::Records,
+                settings.queue_records,
+                config.max_items.get(),
+            ),
             topic: config.topic.clone(),
             deadline: config.confirm_timeout,
             failing: AtomicBool::new(false),
@@ -74,17 +79,15 @@ impl Writer {
 
     /// Takes places for so many records, before they are made: that bounds their memory, and the
     /// queue itself would take the beginning of a batch that it has no room for.
-    pub(crate) fn room(&self, records: usize) -> Result<Room<'_>, WriteError> {
-        let places = u32::try_from(records).map_err(|_| WriteError::QueueFull)?;
-        let taken = self.room.try_acquire_many(places);
-        taken.map(Room).map_err(|_| WriteError::QueueFull)
+    pub(crate) fn room(&self, records: usize, claim: Claim<'_>) -> Result<Room, Problem> {
+        self.room.take(records, claim).map(Room)
     }
 
     /// Publishes the batch that `room` was taken for and waits until the broker has confirmed every
     /// record of it.
     pub(crate) async fn write(
         &self,
-        Room(_places): Room<'_>,
+        Room(_places): Room,
         records: Vec<Record>,
     ) -> Result<(), WriteError> {
         let publisher = self.publisher.load_full();

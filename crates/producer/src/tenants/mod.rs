@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_keeps_the_level_of_a_bucket_whose_limits_stay() {
+    fn a_reload_keeps_the_level_of_a_bucket_whose_limits_stay_and_what_is_held() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tenants.toml");
         let limited = |burst: u32| {
@@ -397,6 +397,12 @@ mod tests {
         std::fs::write(&path, format!("# still longer\n{}", limited(2))).unwrap();
         assert_eq!(tenants.reload().unwrap(), Reload::Applied);
         take().unwrap();
+
+        let holdings = || Arc::clone(&tenants.snapshot().get("acme").unwrap().holdings);
+        let before = holdings();
+        std::fs::write(&path, limited(300)).unwrap();
+        assert_eq!(tenants.reload().unwrap(), Reload::Applied);
+        assert!(Arc::ptr_eq(&before, &holdings()));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     Invalid,
     file::{LimitsEntry, TenantEntry, TenantsFile, hash},
 };
-use crate::origin::OriginPattern;
+use crate::{origin::OriginPattern, share::Holdings};
 
 /// An item of this size still is a record that every broker takes with its default settings
 /// (1 MB), context and Avro included.
@@ -46,6 +46,7 @@ pub struct Tenant {
     pub(crate) pseudonyms: Pseudonyms,
     origins: Vec<OriginPattern>,
     limiter: Arc<DefaultDirectRateLimiter>,
+    pub(crate) holdings: Arc<Holdings>,
 }
 
 /// Neither salt nor origins in logs: the id says it all.
@@ -64,6 +65,8 @@ pub struct Grant {
     pub tenant: Arc<Tenant>,
     /// The key's name.
     pub key_id: String,
+    /// Whether there is no other tenant to share anything with.
+    pub alone: bool,
 }
 
 /// Why a write key is refused.
@@ -143,6 +146,7 @@ impl Snapshot {
         Ok(Grant {
             tenant: Arc::clone(&owner.tenant),
             key_id: owner.key_id.clone(),
+            alone: self.by_id.len() == 1,
         })
     }
 
@@ -191,6 +195,9 @@ impl Tenant {
                 Quota::per_second(entry.limits.requests_per_second).allow_burst(entry.limits.burst),
             )),
         };
+        // What requests in flight hold stays held.
+        let old = before.by_id.get(&entry.id);
+        let holdings = old.map(|old| Arc::clone(&old.holdings));
         Ok(Self {
             id: entry.id.clone(),
             conversation_timeout: entry.conversation_timeout,
@@ -198,6 +205,7 @@ impl Tenant {
             pseudonyms,
             origins: origins.collect::<Result<_, _>>()?,
             limiter,
+            holdings: holdings.unwrap_or_default(),
         })
     }
 

@@ -545,7 +545,7 @@ async fn two_hundred_bodies_of_many_items() {
         let kib = line.unwrap().split_whitespace().nth(1).unwrap();
         kib.parse::<u64>().unwrap() / 1024
     };
-    let producer = start().await;
+    let producer = start_with(|config| config.tenant_share_percent = 100).await;
     let body = gzip("x\n".repeat(10_000).as_bytes()).await;
     assert!(body.len() < 100, "{}", body.len());
     let before = peak_mib();

@@ -8,5 +8,6 @@ mod bodies;
 mod broker;
 mod replay;
 mod service;
+mod share;
 mod support;
 mod tenants;

@@ -227,29 +227,3 @@ async fn a_client_that_never_takes_its_answers_is_cut_off() {
         .await
         .expect("the server ends the connection");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_beyond_the_bound_wait_for_their_turn() {
-    let producer = start_with(|config| {
-        config.max_connections = std::num::NonZeroUsize::MIN;
-    })
-    .await;
-    let mut first = TcpStream::connect(producer.address).await.unwrap();
-    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-    first.write_all(request).await.unwrap();
-    let mut begin = [0; 12];
-    timeout(PATIENCE, first.read_exact(&mut begin))
-        .await
-        .unwrap()
-        .unwrap();
-    let mut second = TcpStream::connect(producer.address).await.unwrap();
-    second.write_all(request).await.unwrap();
-    let early = timeout(Duration::from_millis(200), second.read_exact(&mut begin)).await;
-    assert!(early.is_err(), "served beyond the bound: {early:?}");
-    drop(first);
-    timeout(PATIENCE, second.read_exact(&mut begin))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(&begin, b"HTTP/1.1 200");
-}
