@@ -10,7 +10,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Answer, Call, OTHER, PATIENCE, Producer, event, receive, start_with, until};
+use crate::support::{
+    Answer, Call, KEY, OTHER, PATIENCE, Producer, event, receive, start_with, until,
+};
 
 const IN_FLIGHT: &str = "chatpulse_producer_requests_in_flight";
 
@@ -151,17 +153,32 @@ async fn who_shows_no_good_key_keeps_nobody_out() {
         .open()
         .await;
     until(async || producer.metric(IN_FLIGHT).await == Some(1.0)).await;
+    let half = b"POST /v1/events/watermelon HTTP/1.1\r\nHost: x\r\n";
+    let connect = async |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(producer.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream
+    };
     let mut strangers = Vec::new();
     for _ in 0..4 {
-        strangers.push(TcpStream::connect(producer.address).await.unwrap());
-        let mut headers = TcpStream::connect(producer.address).await.unwrap();
-        let half = b"POST /v1/events/watermelon HTTP/1.1\r\nHost: x\r\n";
-        headers.write_all(half).await.unwrap();
-        strangers.push(headers);
+        strangers.push(connect(b"").await);
+        strangers.push(connect(half).await);
         let unknown = stalled(&producer).header("Authorization", "Bearer cpw_unknown");
         strangers.push(unknown.open().await);
     }
     assert_eq!(producer.post(event("c")).send().await.confirmed().0, 1);
+    // Nor does the next stranger cut off whose headers are still on their way.
+    let mut arriving = connect(half).await;
+    strangers.push(connect(b"").await);
+    assert_eq!(producer.call("GET", "/healthz").send().await.status, 200);
+    let item = event("arriving");
+    let rest = format!(
+        "Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{item}",
+        item.len()
+    );
+    arriving.write_all(rest.as_bytes()).await.unwrap();
+    assert_eq!(receive(arriving).await.confirmed().0, 1);
     slow.write_all(end.as_bytes()).await.unwrap();
     assert_eq!(receive(slow).await.confirmed().0, 1);
     let displaced = "chatpulse_producer_connections_displaced_total";
