@@ -1,15 +1,16 @@
 //! The subcommands that do not need the simulator.
 
-use std::{path::PathBuf, sync::Mutex, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Mutex, time::Duration};
 
+use anyhow::Context as _;
 use backon::{ExponentialBuilder, Retryable as _};
-use chatpulse_kafka::{Admin, KafkaError};
+use chatpulse_kafka::{Admin, KafkaError, PartitionLag};
 use chatpulse_producer::{
     ReplayJob,
     tenants::{TenantsFile, new_tenant},
 };
 use chatpulse_reports::{Period, conversations, tenant_health};
-use chatpulse_store::{AuditOptions, StoreError};
+use chatpulse_store::{Audit, AuditOptions, Claim, StoreError};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -21,7 +22,7 @@ use crate::{
     config::Config,
     output,
     rejected::{self, RejectedCommand},
-    stages::{Claims, Stages},
+    stages::Stages,
     status::{self, Status},
 };
 
@@ -59,11 +60,7 @@ pub(crate) enum Command {
     /// Proves that every raw record of Kafka has exactly one outcome in ClickHouse, and that all counts
     /// agree. Exit code 1 and the offsets where not.
     #[command(after_help = "Example:\n  chatpulse audit --json")]
-    Audit {
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
-    },
+    Audit(AuditArgs),
     /// Lists rejected records, and gives them to the pipeline again after a fix.
     #[command(
         subcommand,
@@ -113,6 +110,16 @@ pub(crate) struct ReplayArgs {
     /// Files with one JSON object per line.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// Prove the store alone, where the broker is not to be had: what it lacks at its end is not seen.
+    #[arg(long)]
+    store_only: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -210,7 +217,7 @@ pub(crate) async fn run(
         Command::Replay(args) => replay(stages, args).await?,
         Command::Report(command) => report(&stages, command).await?,
         Command::Rejected(command) => rejected::run(&stages, command).await?,
-        Command::Audit { json } => return audit(&stages, json).await,
+        Command::Audit(args) => return audit(&stages, args).await,
         Command::Tenant(TenantCommand::Add {
             id,
             origins,
@@ -402,48 +409,71 @@ async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
 const AUDIT_ATTEMPTS: u32 = 20;
 const AUDIT_PAUSE: Duration = Duration::from_millis(300);
 
-/// The audit of the store, and, where the broker answers, of the store against the broker: every raw
-/// record has its outcome in the store, or is still on its way.
-async fn audit(stages: &Stages, json: bool) -> anyhow::Result<bool> {
+/// The audit of the store against the broker: every raw record has its outcome in the store, or is
+/// still on its way. Without the broker the end of the store is not proved.
+async fn audit(stages: &Stages, args: AuditArgs) -> anyhow::Result<bool> {
     let store = stages.store();
     let mut attempts = AUDIT_ATTEMPTS;
     // While inserts run, a block is in the table before the views have it. What is wrong stays wrong
     // in every attempt; what was only under way does not.
-    let (audit, claims) = loop {
-        let claims = stages.claims().await;
-        let options = AuditOptions {
-            claims: claims
-                .as_ref()
-                .map(|claims| claims.stored.clone())
-                .unwrap_or_default(),
-            ..AuditOptions::default()
+    let (audit, under_way) = loop {
+        let raw = match args.store_only {
+            true => None,
+            false => Some(stages.raw_partitions().await.context(
+                "the broker does not say what the store must hold: try again, or prove the store alone with --store-only",
+            )?),
         };
-        let audit = store.audit(&options).await?;
+        let audit = store
+            .audit(&AuditOptions {
+                claims: claims(raw.iter().flatten()),
+                ..AuditOptions::default()
+            })
+            .await?;
+        let under_way = raw.map(|raw| under_way(&raw, &audit));
         attempts -= 1;
-        let at_rest = claims.as_ref().map_or(true, |claims| claims.under_way == 0);
-        if audit.balanced || attempts == 0 || at_rest {
-            break (audit, claims);
+        if audit.balanced || attempts == 0 || under_way.unwrap_or(0) == 0 {
+            break (audit, under_way);
         }
         tokio::time::sleep(AUDIT_PAUSE).await;
     };
-    let complete = match &claims {
-        Ok(Claims { under_way: 0, .. }) => {
-            "Kafka agrees: every raw record has its outcome in the store".to_owned()
-        }
-        Ok(Claims { under_way, .. }) => {
+    let complete = match under_way {
+        Some(0) => "Kafka agrees: every raw record has its outcome in the store".to_owned(),
+        Some(under_way) => {
             format!("Kafka agrees, but for {under_way} raw records that are still on their way")
         }
-        Err(error) => {
-            format!("Kafka was not asked ({error:#}): the end of the store is not proved")
-        }
+        None => "Kafka was not asked: the end of the store is not proved".to_owned(),
     };
-    if json {
+    if args.json {
         let mut report = serde_json::to_value(&audit)?;
-        report["raw_records_under_way"] =
-            serde_json::to_value(claims.ok().map(|claims| claims.under_way))?;
+        report["raw_records_under_way"] = serde_json::to_value(under_way)?;
         output::result(&serde_json::to_string_pretty(&report)?);
     } else {
         output::result(&format!("{audit}\n{complete}"));
     }
     Ok(audit.balanced)
+}
+
+/// What the store must hold by what the sinks have committed; nothing where they have committed
+/// nothing, or the broker has forgotten it after a long rest.
+fn claims<'a>(raw: impl Iterator<Item = &'a PartitionLag>) -> BTreeMap<i32, Claim> {
+    let claim = |lag: &PartitionLag| Claim {
+        low: lag.low,
+        stored: lag.committed.unwrap_or(lag.low),
+    };
+    raw.map(|lag| (lag.partition, claim(lag))).collect()
+}
+
+/// Raw records beyond what is known to be stored: by the sinks' word, or by the store's.
+fn under_way(raw: &[PartitionLag], audit: &Audit) -> u64 {
+    let stored = |partition: i32| {
+        let books = audit.partitions.iter().find(|p| p.partition == partition);
+        books.map(|books| books.last_offset + 1)
+    };
+    raw.iter()
+        .map(|lag| PartitionLag {
+            committed: lag.committed.or_else(|| stored(lag.partition)),
+            ..*lag
+        })
+        .map(|lag| lag.records())
+        .sum()
 }

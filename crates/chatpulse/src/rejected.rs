@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rejections (ClickHouse) ──► raw record (chat.raw) ──► read with today's definitions ──► chat.raw, as a replay of its position
-//!                                                            │ still refused
+//!                                                            │ still refused, or accepted in the meantime
 //!                                                            └──► counted, and left alone
 //! ```
 //!
@@ -24,7 +24,7 @@ use chatpulse_model::{
     fold::{Reading, read},
 };
 use chatpulse_reports::Period;
-use chatpulse_store::{RejectionFilter, RejectionRecord};
+use chatpulse_store::{OUTCOME_LOST, RejectionFilter, RejectionRecord, Store};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -221,6 +221,7 @@ impl std::fmt::Display for Summary {
 
 /// A raw record that can be taken today.
 struct Candidate {
+    event_id: String,
     key: Vec<u8>,
     partition: i32,
     record: RawEvent,
@@ -244,7 +245,8 @@ async fn replay(
         let Some(last) = page.last() else { break };
         after = Some(last.cursor());
         summary.found += page.len() as u64;
-        let candidates = candidates(stages, page, &mut summary).await?;
+        let mut candidates = candidates(stages, page, &mut summary).await?;
+        leave_accepted(&store, &mut candidates, &mut summary).await?;
         let records = candidates
             .iter()
             .map(|candidate| {
@@ -272,6 +274,40 @@ async fn replay(
     Ok(summary)
 }
 
+/// Leaves the events that came by another way since. The fold sees to that too, but only as far back as
+/// it remembers, and in the partition that it folds.
+async fn leave_accepted(
+    store: &Store,
+    candidates: &mut Vec<Candidate>,
+    summary: &mut Summary,
+) -> anyhow::Result<()> {
+    let mut ids: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for Candidate {
+        event_id, record, ..
+    } in &*candidates
+    {
+        let place = (record.tenant.clone(), record.source.clone());
+        ids.entry(place).or_default().push(event_id.clone());
+    }
+    for ((tenant, source), ids) in ids {
+        let accepted = store.accepted_ids(&tenant, &source, &ids).await?;
+        candidates.retain(
+            |Candidate {
+                 event_id, record, ..
+             }| {
+                let leave = record.tenant == tenant
+                    && record.source == source
+                    && accepted.contains(event_id);
+                if leave {
+                    summary.leave("the event was accepted in the meantime");
+                }
+                !leave
+            },
+        );
+    }
+    Ok(())
+}
+
 /// Reads the raw records of `page`, and sorts out those that cannot be taken today either.
 async fn candidates(
     stages: &Stages,
@@ -290,12 +326,19 @@ async fn candidates(
             continue;
         };
         match read(&raw.payload, stages.raw_codec(), stages.catalog) {
-            Reading::Mapped(mut record, _) => {
+            Reading::Mapped(record, _) | Reading::Rejected(record, _)
+                if ![record.received_at, raw.timestamp_ms].contains(&rejection.received_at_ms)
+                    && rejection.reason != OUTCOME_LOST =>
+            {
+                summary.leave("another record stands there now: chat.raw was made again");
+            }
+            Reading::Mapped(mut record, mapped) => {
                 record.replay_of = Some(ReplayOf {
                     partition: rejection.partition,
                     offset: rejection.offset,
                 });
                 candidates.push(Candidate {
+                    event_id: mapped.event_id,
                     key: raw.key,
                     partition: rejection.partition,
                     record,
@@ -315,6 +358,7 @@ async fn candidates(
 
 /// A raw record as it stands in the log.
 struct Kept {
+    timestamp_ms: i64,
     key: Vec<u8>,
     payload: Vec<u8>,
 }
@@ -355,6 +399,7 @@ fn raw_records(
         for record in reader.read_range(range, READ)?.iter() {
             if positions.contains(&(partition, record.offset)) {
                 let raw = Kept {
+                    timestamp_ms: record.timestamp_ms,
                     key: record.key.unwrap_or_default().to_vec(),
                     payload: record.payload.unwrap_or_default().to_vec(),
                 };

@@ -1,13 +1,13 @@
 //! From the configuration to each stage. The same stage code runs alone and all in one process.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use chatpulse_enricher::Checkpoints;
-use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, TopicSpec, Topics};
+use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
 use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
-use chatpulse_store::{Claim, Store, StoreConfig};
+use chatpulse_store::{Store, StoreConfig};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -27,15 +27,6 @@ pub(crate) struct Stages {
     pub(crate) topics: Topics,
     wire: Arc<Wire>,
     pub(crate) registry: Registry,
-}
-
-/// What the brokers say of chat.raw.
-#[derive(Debug, Default)]
-pub(crate) struct Claims {
-    /// By partition.
-    pub(crate) stored: BTreeMap<i32, Claim>,
-    /// Raw records whose outcomes are not known to be stored.
-    pub(crate) under_way: i64,
 }
 
 impl Stages {
@@ -158,32 +149,25 @@ impl Stages {
         Ok(LagWatch::new(&self.registry, "sink", group, topic)?)
     }
 
-    /// What the brokers say of the raw partitions: what the store must hold, and how many records
-    /// are still on their way to it.
-    pub(crate) async fn claims(&self) -> anyhow::Result<Claims> {
+    /// What the brokers say of the raw partitions: how far they reach, and how far the sinks have
+    /// committed that everything is stored.
+    pub(crate) async fn raw_partitions(&self) -> anyhow::Result<Vec<PartitionLag>> {
         let admin = Admin::new(&self.kafka("audit"))?;
         let group = self.sink_group();
-        // The sink's word first: what it says is stored must be there whatever comes in meanwhile.
+        // The sinks' word first: what they say is stored must be there whatever comes in meanwhile.
         let stored = admin.lag(&group, &self.topics.watermark).await?;
-        let raw = admin.lag(&group, &self.topics.raw).await?;
-        let mut claims = Claims::default();
-        for partition in raw {
-            let stored = stored
-                .iter()
-                .find(|stored| stored.partition == partition.partition)
-                .and_then(|stored| stored.committed)
-                .unwrap_or(partition.low);
-            let claim = Claim {
-                low: partition.low,
-                stored,
-            };
-            claims.stored.insert(partition.partition, claim);
-            claims.under_way += partition
-                .high
-                .saturating_sub(stored.max(partition.low))
-                .max(0);
+        let mut raw = admin.lag(&group, &self.topics.raw).await?;
+        for partition in &mut raw {
+            let of_partition = |other: &&PartitionLag| other.partition == partition.partition;
+            partition.committed = stored.iter().find(of_partition).and_then(|p| p.committed);
         }
-        Ok(claims)
+        Ok(raw)
+    }
+
+    /// Raw records whose outcomes are not in the store with all its views yet.
+    pub(crate) async fn under_way(&self) -> anyhow::Result<u64> {
+        let partitions = self.raw_partitions().await?;
+        Ok(partitions.iter().map(PartitionLag::records).sum())
     }
 
     /// Reads and writes raw records.
@@ -262,6 +246,7 @@ impl Stages {
             group: self.sink_group(),
             store: self.store(),
             events: Arc::clone(&self.wire.events),
+            raw: Arc::clone(&self.wire.raw),
             batch_rows: self.config.sink.batch_rows,
             batch_wait: self.config.sink.batch_wait,
         };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use chatpulse_kafka::{
@@ -37,7 +37,8 @@ const STEP: Duration = Duration::from_millis(200);
 const DRAIN: Duration = Duration::from_secs(10);
 /// When a release gives its last checkpoint up, counted from its beginning.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(15);
-/// The committed raw offset only shows lag, so it is written seldom.
+/// The committed raw offset shows lag, and how far outcomes went that were deleted since; nothing that
+/// is urgent, so it is written seldom.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Progress of a long replay is told this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -69,13 +70,13 @@ pub(crate) fn enrich(
         }
         work.confirm(Duration::ZERO)?;
         work.checkpoint();
-        work.commit(&input, COMMIT_INTERVAL)?;
+        work.commit(&input, COMMIT_INTERVAL);
     }
     let released = Instant::now();
     while !work.unconfirmed.is_empty() && released.elapsed() < DRAIN {
         work.confirm(STEP)?;
     }
-    work.commit(&input, Duration::ZERO)?;
+    work.commit(&input, Duration::ZERO);
     work.last_checkpoint(released + LAST_CHECKPOINT);
     Ok(())
 }
@@ -115,7 +116,10 @@ impl<'a> Work<'a> {
     ) -> Result<Self, PartitionError> {
         let partition = input.id().partition;
         let tail = tail(input, stage)?;
-        let resume = tail.as_ref().map_or(0, |tail| tail.event.offset + 1);
+        let resume = match &tail {
+            Some(tail) => tail.event.offset + 1,
+            None => confirmed_before_deletion(input, stage)?,
+        };
         let ends = input.watermarks()?;
         if resume > ends.high {
             return Err(PartitionError::AheadOfRaw {
@@ -207,7 +211,7 @@ impl<'a> Work<'a> {
                     .events
                     .encode(&event)
                     .map_err(PartitionError::Encode)?,
-                timestamp_ms: Some(raw.timestamp_ms),
+                timestamp_ms: broker_takes(raw.timestamp_ms).then_some(raw.timestamp_ms),
             });
         }
         self.stage.metrics.state(
@@ -301,14 +305,16 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Commits the raw offset for those who look at lag. Nothing else rests on it.
-    fn commit(&mut self, input: &Partition, interval: Duration) -> Result<(), PartitionError> {
+    /// Commits the raw offset up to which outcomes are written.
+    fn commit(&mut self, input: &Partition, interval: Duration) {
         if self.confirmed > self.committed && self.committed_at.elapsed() >= interval {
-            input.commit(&[(input.id().clone(), self.confirmed)])?;
-            self.committed = self.confirmed;
+            match input.commit(&[(input.id().clone(), self.confirmed)]) {
+                Ok(()) => self.committed = self.confirmed,
+                // The next one tells the same, and more.
+                Err(error) => tracing::warn!(partition = self.partition, %error, "lag is not told"),
+            }
             self.committed_at = Instant::now();
         }
-        Ok(())
     }
 }
 
@@ -358,6 +364,34 @@ fn tail(input: &Partition, stage: &Stage) -> Result<Option<Tail>, PartitionError
         })
     })?;
     Ok(last)
+}
+
+/// Where to go on when chat.events holds no outcome.
+///
+/// A log that begins at 0 has lost nothing, and all is to be written. One that begins later had
+/// outcomes, which were deleted since; what the group has committed of chat.raw says how far they went.
+fn confirmed_before_deletion(input: &Partition, stage: &Stage) -> Result<i64, PartitionError> {
+    let raw = input.id();
+    let output = TopicPartition::new(stage.config.topics.events.clone(), raw.partition);
+    if input.open_reader(output)?.watermarks()?.low == 0 {
+        return Ok(0);
+    }
+    let committed = input.committed(std::slice::from_ref(raw))?;
+    Ok(committed.first().copied().flatten().unwrap_or(0))
+}
+
+/// How far ahead of our clock a record's time may be.
+const MAX_AHEAD: Duration = Duration::from_secs(10 * 60);
+
+/// Whether a broker takes a record of this time: Kafka 4 refuses those that are an hour ahead, and a
+/// broker's clock that was ahead must not stop its partition. The time is only a help in knowing a log
+/// again.
+fn broker_takes(timestamp_ms: i64) -> bool {
+    let latest = SystemTime::now() + MAX_AHEAD;
+    let latest_ms = latest
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
+    u128::try_from(timestamp_ms).is_ok_and(|at| at <= latest_ms)
 }
 
 /// The raw record at `offset`, or none where the log does not have it any more.

@@ -34,6 +34,19 @@ pub enum PartitionError {
         /// Raw offset that the store has reached.
         stored: i64,
     },
+    /// The last raw record that is stored is another one in chat.raw: it was made again, and has
+    /// grown past what is stored.
+    #[error(
+        "offset {offset} of {raw} is not the record that the store has a row of: the topic was deleted \
+         and made again, and its new records cannot be told from the stored ones. Give the installation \
+         another topic prefix and another database"
+    )]
+    OtherRaw {
+        /// The partition of chat.raw.
+        raw: String,
+        /// Raw offset below which all is stored, less one.
+        offset: i64,
+    },
 }
 
 impl Classified for PartitionError {
@@ -42,7 +55,9 @@ impl Classified for PartitionError {
             // The log was cut or made again under the reader: the next start looks at what there is.
             Self::Kafka(KafkaError::OffsetOutOfRange { .. }) => Disposition::Retry,
             Self::Kafka(error) => error.disposition(),
-            Self::Gap { .. } | Self::RawIsShorter { .. } => Disposition::Fatal,
+            Self::Gap { .. } | Self::RawIsShorter { .. } | Self::OtherRaw { .. } => {
+                Disposition::Fatal
+            }
         }
     }
 }

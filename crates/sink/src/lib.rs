@@ -21,7 +21,7 @@ mod unstored;
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use chatpulse_kafka::{GroupConfig, KafkaConfig, Topics, run_group, supervise};
-use chatpulse_model::{Event, avro::Codec};
+use chatpulse_model::{Event, RawEvent, avro::Codec};
 use chatpulse_store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub store: Store,
     /// Reads outcomes.
     pub events: Arc<Codec<Event>>,
+    /// Reads raw records, to know the log again.
+    pub raw: Arc<Codec<RawEvent>>,
     /// Most outcomes in one insert.
     pub batch_rows: NonZeroU32,
     /// Longest wait for a batch to fill once its first outcome is there.

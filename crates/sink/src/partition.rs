@@ -30,6 +30,8 @@ use crate::{
 const MAX_BYTES: usize = 32 << 20;
 /// Longest wait for a first outcome, before looking whether the partition was taken away.
 const WAIT: Duration = Duration::from_millis(200);
+/// How long a single record may take to be read.
+const READ: Duration = Duration::from_secs(30);
 /// Longest pause before the store is asked again.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The same where an operator must do something first.
@@ -70,6 +72,57 @@ enum Answer {
     Refused,
 }
 
+/// Whether the last raw record that is stored is still the one that it was. The offsets alone do not
+/// tell a chat.raw that was made again and has outgrown the store: its records would be dropped as
+/// stored.
+fn check_log(input: &Partition, stage: &Stage, last: &Batch) -> Result<(), Stop> {
+    let partition = input.id().partition;
+    for record in last.iter() {
+        let decoded = stage.config.raw.decode(record.payload.unwrap_or_default());
+        // The outcome of a record that could not be read has the broker's time.
+        let of_record = decoded.map_or(record.timestamp_ms, |raw| raw.received_at);
+        let received_at = [of_record, record.timestamp_ms];
+        let known = patiently(input, stage, "the last row of the partition", || {
+            stage
+                .config
+                .store
+                .was_received_at(partition, record.offset, received_at)
+        })?;
+        match known {
+            Some(true) => {}
+            Some(false) => {
+                return Err(Stop::Failed(PartitionError::OtherRaw {
+                    raw: format!("{}[{partition}]", stage.config.topics.raw),
+                    offset: record.offset,
+                }));
+            }
+            None => tracing::warn!(
+                partition,
+                offset = record.offset,
+                "the group has committed that this raw offset is stored, and the store has no row of it: \
+                 is it another database? run `chatpulse audit`"
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// Asks the store until it answers, for as long as the partition is ours.
+fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
+    input: &Partition,
+    stage: &Stage,
+    what: &str,
+    ask: impl Fn() -> F,
+) -> Result<T, Stop> {
+    let mut patience = Patience::new(input, stage);
+    loop {
+        match stage.runtime.block_on(ask()) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => patience.pause(what, &error)?,
+        }
+    }
+}
+
 struct Drain<'a> {
     input: Partition,
     stage: &'a Stage,
@@ -88,21 +141,15 @@ impl<'a> Drain<'a> {
         let committed = input.committed(&keys)?;
         let stored = match committed.last() {
             Some(Some(_)) => None,
-            _ => {
-                let mut patience = Patience::new(&input, stage);
-                loop {
-                    let asked = stage.config.store.stored_until(partition);
-                    match stage.runtime.block_on(asked) {
-                        Ok(stored) => break stored,
-                        Err(error) => patience.pause("what the store holds", &error)?,
-                    }
-                }
-            }
+            _ => patiently(&input, stage, "what the store holds", || {
+                stage.config.store.stored_until(partition)
+            })?,
         };
+        let mut raw_log = input.open_reader(raw.clone())?;
         let found = Found {
             committed: &committed,
             events: input.watermarks()?,
-            raw: input.open_reader(raw.clone())?.watermarks()?,
+            raw: raw_log.watermarks()?,
             stored,
         };
         let ledger = Ledger::load(&found).map_err(|shorter| PartitionError::RawIsShorter {
@@ -110,6 +157,11 @@ impl<'a> Drain<'a> {
             high: found.raw.high,
             stored: shorter.stored,
         })?;
+        let last = ledger.watermark() - 1;
+        if last >= found.raw.low {
+            let record = raw_log.read_range(last..last + 1, READ)?;
+            check_log(&input, stage, &record)?;
+        }
         tracing::info!(
             partition = %input.id(),
             from = ledger.read_from(),
@@ -262,14 +314,9 @@ impl<'a> Drain<'a> {
             detail = first.detail,
             "records are no outcomes that this version reads, and are noted in undecodable_outcomes"
         );
-        let mut patience = Patience::new(&self.input, self.stage);
-        loop {
-            let noted = self.stage.config.store.note_undecodable(records);
-            match self.stage.runtime.block_on(noted) {
-                Ok(()) => break,
-                Err(error) => patience.pause("undecodable records", &error)?,
-            }
-        }
+        patiently(&self.input, self.stage, "undecodable records", || {
+            self.stage.config.store.note_undecodable(records)
+        })?;
         self.stage.metrics.undecodable(records.len());
         Ok(())
     }

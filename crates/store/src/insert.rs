@@ -2,6 +2,7 @@
 
 use clickhouse::Client;
 use clickhouse::error::Error;
+use clickhouse::query::Query;
 
 use crate::Store;
 use crate::error::{Disposition, StoreError};
@@ -97,8 +98,7 @@ impl Store {
         // Spares the months that hold none of them.
         let (earliest, latest) = bounds(|row| row.received_at);
         let query = self
-            .client
-            .query(
+            .fresh(
                 "SELECT count() FROM events
                  WHERE partition = ? AND offset BETWEEN ? AND ?
                    AND received_at BETWEEN fromUnixTimestamp64Milli(toInt64(?), 'UTC')
@@ -113,11 +113,41 @@ impl Store {
             .await
     }
 
+    /// Whether the row of a raw record says that it was received at one of `received_at`, in
+    /// milliseconds; `None` where there is no row that could say so.
+    pub async fn was_received_at(
+        &self,
+        partition: i32,
+        offset: i64,
+        received_at: [i64; 2],
+    ) -> Result<Option<bool>, StoreError> {
+        const ROW: &str = "SELECT count() FROM events
+             WHERE partition = ? AND offset = ? AND ifNull(reason, '') != 'outcome_lost'";
+        let doing = "looking for the row of a raw record";
+        // Reads the parts of that time alone, and mostly finds it.
+        let times = received_at.map(|at| format!("fromUnixTimestamp64Milli(toInt64({at}), 'UTC')"));
+        let at_that_time = format!("{ROW} AND received_at IN ({})", times.join(", "));
+        for (sql, found) in [(at_that_time.as_str(), true), (ROW, false)] {
+            let query = self.fresh(sql).bind(partition).bind(offset);
+            let rows: u64 = self.within(doing, query.fetch_one()).await?;
+            if rows > 0 {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A query about rows that were just inserted: a replica that lags behind must not answer it.
+    fn fresh(&self, sql: &str) -> Query {
+        self.client
+            .query(sql)
+            .with_setting("select_sequential_consistency", "1")
+    }
+
     /// First raw offset of `partition` above all that `events` holds; `None` where it holds none.
     pub async fn stored_until(&self, partition: i32) -> Result<Option<i64>, StoreError> {
         let query = self
-            .client
-            .query("SELECT maxOrNull(offset) + 1 FROM events WHERE partition = ?")
+            .fresh("SELECT maxOrNull(offset) + 1 FROM events WHERE partition = ?")
             .bind(partition);
         self.within("looking for the last row of a partition", query.fetch_one())
             .await

@@ -1,5 +1,7 @@
 //! Rejections over all tenants, for the operator who mends their cause and replays them.
 
+use std::collections::BTreeSet;
+
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
@@ -184,5 +186,27 @@ impl Store {
             .bind(limit);
         let found: Vec<Found> = self.within("reading rejections", query.fetch_all()).await?;
         Ok(found.into_iter().map(RejectionRecord::from).collect())
+    }
+
+    /// Which of `ids` have an accepted event.
+    pub async fn accepted_ids(
+        &self,
+        tenant: &str,
+        source: &str,
+        ids: &[String],
+    ) -> Result<BTreeSet<String>, StoreError> {
+        let query = self
+            .client
+            .query(
+                "SELECT DISTINCT event_id FROM events
+                 WHERE tenant = ? AND source = ? AND outcome = 'accepted' AND event_id IN ?",
+            )
+            .bind(tenant)
+            .bind(source)
+            .bind(ids);
+        let found: Vec<String> = self
+            .within("looking for accepted events", query.fetch_all())
+            .await?;
+        Ok(found.into_iter().collect())
     }
 }

@@ -293,7 +293,7 @@ async fn wait_until_stored(
             .map(|books| books.received)
             .sum();
         // A row is visible in `events` before the views have it: only the sink's commit says both.
-        if stored >= items && probe.stages.claims().await?.under_way == 0 {
+        if stored >= items && probe.stages.under_way().await? == 0 {
             return Ok(());
         }
         let now = (stored, probe.enricher.confirmed());

@@ -90,6 +90,21 @@ async fn a_chat_raw_that_was_made_again_is_refused_before_its_records_are_taken_
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_raw_that_was_made_again_and_has_outgrown_the_store_is_refused_too() {
+    let world = stored_ten("outgrown_raw", |topics| {
+        *topics = Topics::with_prefix("outgrown_raw.again.");
+    })
+    .await;
+    world.write_raw(15).await;
+    world.write_events((0..15).map(event)).await;
+    let error = world.sink(4).failure().await;
+    assert!(
+        error.contains("offset 9 of outgrown_raw.again.chat.raw[0] is not the record"),
+        "{error}"
+    );
+}
+
 /// A sink decides on a range of eight outcomes, finds the store broken, and is stopped.
 async fn eight_pending(name: &str) -> World {
     let world = World::new(name).await;

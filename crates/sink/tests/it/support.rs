@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use chatpulse_embedded::broker::{Broker, BrokerConfig};
 use chatpulse_embedded::clickhouse::{ClickHouse, ClickHouseConfig};
 use chatpulse_kafka::{Admin, KafkaConfig, Publisher, PublisherSettings, Record, Topics};
 use chatpulse_model::avro::{Codec, Framing};
-use chatpulse_model::{Actor, Event, EventType, Outcome, TimeBasis};
+use chatpulse_model::{
+    Actor, Context, Event, EventType, NativePayload, Outcome, RawBody, RawEvent, TimeBasis,
+};
 use chatpulse_sink::{Config, Metrics, SinkError};
 use chatpulse_store::{Audit, AuditOptions, Claim, Store, StoreConfig};
 use clickhouse::Client;
@@ -69,6 +72,7 @@ pub(crate) struct World {
     kafka: KafkaConfig,
     name: String,
     publisher: Publisher,
+    raw_written: AtomicI64,
 }
 
 impl World {
@@ -97,6 +101,7 @@ impl World {
             publisher: Publisher::new(&kafka, &PublisherSettings::default()).unwrap(),
             kafka,
             name: name.to_owned(),
+            raw_written: AtomicI64::new(0),
         };
         world.make_topics().await;
         world
@@ -108,10 +113,15 @@ impl World {
         admin.ensure_topics(&specs).await.unwrap();
     }
 
-    /// Writes raw records, whose content the sink does not read, to chat.raw.
+    /// Writes raw records to chat.raw, of which only the time of receipt matters: that of the
+    /// outcome of the same number.
     pub(crate) async fn write_raw(&self, count: usize) {
-        self.publish(&self.topics.raw, vec![b"raw".to_vec(); count])
-            .await;
+        let codec = Codec::new(Framing::SingleObject).unwrap();
+        let records = (0..count).map(|_| {
+            let number = self.raw_written.fetch_add(1, Ordering::Relaxed);
+            codec.encode(&raw(number)).unwrap()
+        });
+        self.publish(&self.topics.raw, records.collect()).await;
     }
 
     /// Writes records to chat.events.
@@ -147,6 +157,7 @@ impl World {
             group: format!("{}.sink", self.name),
             store: self.store.clone(),
             events: Arc::clone(&self.codec),
+            raw: Arc::new(Codec::new(Framing::SingleObject).unwrap()),
             batch_rows: NonZeroU32::new(batch_rows).unwrap(),
             batch_wait: Duration::from_millis(50),
         };
@@ -240,6 +251,21 @@ pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) {
     while !condition().await {
         assert!(Instant::now() < deadline, "it did not come true in time");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn raw(number: i64) -> RawEvent {
+    RawEvent {
+        tenant: "acme".into(),
+        source: "watermelon".into(),
+        write_key_id: "web".into(),
+        received_at: START + number,
+        context: Context::default(),
+        body: RawBody::Native(NativePayload {
+            json: "{}".into(),
+            redactions: vec![],
+        }),
+        replay_of: None,
     }
 }
 

@@ -94,3 +94,17 @@ async fn a_rejection_is_pending_until_it_was_replayed_and_tells_what_came_of_it(
     };
     assert_eq!(found[1].replayed, Some(taken));
 }
+
+#[tokio::test]
+async fn accepted_ids_are_those_of_the_tenant_and_source() {
+    let store = store("rejected_ids").await;
+    let (mine, other) = (event(0), rejected(1));
+    insert(&store, "a", &[mine.clone(), other]).await;
+    let ids = [mine.event_id.clone(), "no such".to_owned()];
+    let found = async |tenant: &str| {
+        let ids = store.accepted_ids(tenant, &mine.source, &ids).await;
+        ids.unwrap().into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(found(&mine.tenant).await, [mine.event_id.clone()]);
+    assert!(found("bravo").await.is_empty());
+}
