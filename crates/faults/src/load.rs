@@ -78,6 +78,11 @@ impl Ledger {
         all.map(|sent| u64::from(sent.acknowledged)).sum()
     }
 
+    /// Requests that were not acknowledged.
+    pub(crate) fn failed(&self) -> u64 {
+        self.refused + self.unanswered
+    }
+
     /// The number in an event id, where it is one of ours.
     pub(crate) fn number(&self, event_id: &str) -> Option<usize> {
         let number = event_id.strip_prefix('e')?.parse().ok()?;

@@ -65,6 +65,9 @@ pub(crate) struct RunArgs {
     /// Items sent in a second, about.
     #[arg(long, default_value_t = 600)]
     rate: u32,
+    /// Grounds (a Kafka and a store each) that are used at a time; there are four.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
+    jobs: u8,
     /// The binary under test (default: the one beside this program).
     #[arg(long, value_name = "PATH")]
     chatpulse: Option<PathBuf>,

@@ -104,6 +104,7 @@ impl Report {
         include_str!("faults.md")
             .replace("{suite}", args.suite.name())
             .replace("{asked}", &args.kills.to_string())
+            .replace("{jobs}", &args.jobs.to_string())
             .replace("{seed}", &seed.to_string())
             .replace("{rate}", &args.rate.to_string())
             .replace("{minutes}", &(self.took.as_secs() / 60).to_string())

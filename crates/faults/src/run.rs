@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use futures::StreamExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest as _, Sha256};
@@ -14,7 +15,7 @@ use crate::{
     RunArgs,
     output::{self, note},
     report::{Outcome, Report},
-    scenarios::{Fault, KILLS_PER_ROUND, SCENARIOS, Scenario, Suite},
+    scenarios::{Fault, KILLS_PER_ROUND, SCENARIOS, Scenario},
     site::{Grounds, Site},
 };
 
@@ -40,24 +41,13 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<bool> {
     let binary = binary_under_test(&args, &folder)?;
     let started = Instant::now();
     let mut report = Report::default();
-    // One Kafka and one store for all scenarios that stand on the same ground.
-    for group in choose(&args.only)?.chunk_by(|one, other| one.ground == other.ground) {
-        let folder = folder.join(format!("{:?}", group[0].ground));
-        let grounds = Grounds::start(group[0].ground, folder, binary.clone()).await?;
-        note("Kafka and the store answer");
-        for scenario in group {
-            let mut outcome = Outcome::default();
-            if let Err(error) = scene(&grounds, scenario, (&args, seed), &mut outcome).await {
-                note(&format!(
-                    "FAILED {}: {error:#}\nrepeat it with `run --suite {} --only {} --seed {seed}`; its logs are in {}",
-                    scenario.name,
-                    args.suite.name(),
-                    scenario.name,
-                    grounds.folder.join(database(scenario)).display()
-                ));
-                outcome.failure = Some(format!("{error:#}"));
-            }
-            report.add(scenario, outcome);
+    let chosen = choose(&args)?;
+    let groups = chosen.chunk_by(|one, other| one.ground == other.ground);
+    let played = groups.map(|group| play(group, (&args, seed), (&folder, &binary)));
+    let mut played = futures::stream::iter(played).buffered(args.jobs.into());
+    while let Some(group) = played.next().await {
+        for (scenario, outcome) in group? {
+            report.add(&scenario, outcome);
         }
     }
     report.took = started.elapsed();
@@ -74,15 +64,46 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<bool> {
     Ok(report.is_good())
 }
 
-fn choose(only: &[String]) -> anyhow::Result<Vec<Scenario>> {
+/// Scenarios that stand on the same ground, one after the other on one Kafka and one store.
+async fn play(
+    group: &[Scenario],
+    (args, seed): (&RunArgs, u64),
+    (folder, binary): (&Path, &Path),
+) -> anyhow::Result<Vec<(Scenario, Outcome)>> {
+    let ground = group[0].ground;
+    let folder = folder.join(format!("{ground:?}"));
+    let grounds = Grounds::start(ground, folder, binary.to_owned()).await?;
+    note(&format!("{ground:?}: Kafka and the store answer"));
+    let mut played = Vec::new();
+    for scenario in group {
+        let mut outcome = Outcome::default();
+        if let Err(error) = scene(&grounds, scenario, (args, seed), &mut outcome).await {
+            note(&format!(
+                "FAILED {}: {error:#}\nrepeat it with `run --suite {} --only {} --seed {seed}`; its logs are in {}",
+                scenario.name,
+                args.suite.name(),
+                scenario.name,
+                grounds.folder.join(database(scenario)).display()
+            ));
+            outcome.failure = Some(format!("{error:#}"));
+        }
+        played.push((*scenario, outcome));
+    }
+    Ok(played)
+}
+
+fn choose(args: &RunArgs) -> anyhow::Result<Vec<Scenario>> {
+    let only = &args.only;
     for name in only {
         ensure!(
             SCENARIOS.iter().any(|scenario| scenario.name == name),
             "there is no scenario {name:?}; `list` names them"
         );
     }
-    let is_chosen =
-        |scenario: &&Scenario| only.is_empty() || only.iter().any(|name| name == scenario.name);
+    let is_chosen = |scenario: &&Scenario| match only.is_empty() {
+        true => scenario.is_in(args.suite),
+        false => only.iter().any(|name| name == scenario.name),
+    };
     let mut chosen: Vec<Scenario> = SCENARIOS.iter().filter(is_chosen).copied().collect();
     chosen.sort_by_key(|scenario| scenario.ground);
     Ok(chosen)
@@ -110,26 +131,21 @@ async fn scene(
             .kills
             .div_ceil(KILL_SCENARIOS)
             .div_ceil(KILLS_PER_ROUND),
-        (_, Suite::Ci) | (Fault::StoreGone, _) => 1,
-        (_, Suite::Full) => 4,
+        _ => 1,
     };
     for round in 1..=rounds {
-        let with_kills = args.suite == Suite::Ci || round % 2 == 0;
         site.load.resume();
         site.load.flow(BEFORE, FLOW).await?;
         if let Some(text) = scenario.fault.stops_with() {
             return stop(&site, (scenario, text), &mut rng, outcome).await;
         }
-        let (faults, kills) = scenario
-            .fault
-            .make(&site, (args.suite, with_kills), &mut rng)
-            .await?;
+        let (faults, kills) = scenario.fault.make(&site, args.suite, &mut rng).await?;
         outcome.runs += faults;
         outcome.kills += kills;
         let ended = Instant::now();
-        site.recover().await?;
+        // What does not come at all is lost, and is judged as such.
+        let recovered = site.recover().await;
         let recovery = ended.elapsed();
-        outcome.recoveries.push(recovery);
         let ledger = site.load.ledger().clone();
         let verdict = site.judge(&ledger).await?;
         outcome.acknowledged = ledger.acknowledged();
@@ -144,6 +160,8 @@ async fn scene(
             verdict.doubled.len(),
         ));
         ensure!(verdict.is_clean(), "{verdict}");
+        recovered?;
+        outcome.recoveries.push(recovery);
         site.audit().await?;
     }
     outcome.failures = site.failures();
@@ -160,8 +178,10 @@ async fn stop(
 ) -> anyhow::Result<()> {
     site.recover().await?;
     let ledger = site.load.ledger().clone();
-    let (faults, _) = scenario.fault.make(site, (Suite::Ci, false), rng).await?;
+    let faults = scenario.fault.break_off(site, rng).await?;
     site.says(text).await?;
+    // An init system starts it again, and it must not go on as if nothing had been.
+    site.stops_again().await?;
     let verdict = site.judge(&ledger).await?;
     outcome.runs += faults;
     outcome.acknowledged = ledger.acknowledged();

@@ -30,7 +30,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 const INSTANCES: usize = 2;
 
 /// Longest silence of a member before its group gives its partitions to others.
-pub(crate) const SESSION: Duration = Duration::from_secs(2);
+pub(crate) const SESSION: Duration = Duration::from_millis(1_200);
 /// Folder of the enrichers' checkpoints.
 const CHECKPOINTS: &str = "checkpoints";
 /// File system of the small disk, MiB.
@@ -39,6 +39,8 @@ const SMALL_DISK_MIB: u32 = 192;
 /// On what an installation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ground {
+    /// One broker, for the kills, which take longest.
+    Kills,
     OneBroker,
     ThreeBrokers,
     /// One broker, and the store on a file system that can be filled.
@@ -67,7 +69,7 @@ impl Grounds {
         std::fs::create_dir_all(&store)?;
         let small_disk = match ground {
             Ground::SmallDisk => Some(SmallDisk::mount(&store)?),
-            Ground::OneBroker | Ground::ThreeBrokers => None,
+            Ground::Kills | Ground::OneBroker | Ground::ThreeBrokers => None,
         };
         Ok(Self {
             kafka: Kafka::start(&folder.join("kafka"), brokers).await?,
@@ -309,6 +311,21 @@ impl<'g> Site<'g> {
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Waits until stages have ended by themselves a few times more, while events go on to come.
+    pub(crate) async fn stops_again(&self) -> anyhow::Result<()> {
+        self.load.flow(600, RECOVERY).await?;
+        let before = self.failures();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.failures() < before + 2 {
+            ensure!(
+                Instant::now() < deadline,
+                "a stage that had stopped goes on when it is started again"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     /// Puts records that are none of ours into chat.raw.

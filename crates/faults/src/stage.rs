@@ -155,6 +155,49 @@ impl Stage {
         Ok(())
     }
 
+    /// Waits until the present process has done some of its stage's work: what is killed or frozen
+    /// then was not idle.
+    pub(crate) async fn at_work(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + END;
+        while !self.has_worked().await {
+            ensure!(
+                Instant::now() < deadline,
+                "the {} does not come to work: see {}",
+                self.kind,
+                self.log.display()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// By its own metrics, which begin with the process.
+    async fn has_worked(&self) -> bool {
+        let name = match self.kind {
+            Kind::Producer => "chatpulse_producer_items_total",
+            Kind::Enricher => "chatpulse_enricher_outcomes_total",
+            Kind::Sink => "chatpulse_sink_stored_total",
+        };
+        let Ok(answer) = reqwest::get(format!("{}/metrics", self.url())).await else {
+            return false;
+        };
+        let text = answer.text().await.unwrap_or_default();
+        text.lines()
+            .filter(|line| line.starts_with(name))
+            .any(|line| !line.ends_with(" 0"))
+    }
+
+    /// How often a process of it took a partition over.
+    pub(crate) fn takeovers(&self) -> usize {
+        let what = match self.kind {
+            Kind::Producer => return 0,
+            Kind::Enricher => ": enriching ",
+            Kind::Sink => ": storing ",
+        };
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(what)).count()
+    }
+
     /// How often it ended by itself.
     pub(crate) fn failures(&self) -> usize {
         self.state().ends.len()
