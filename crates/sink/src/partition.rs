@@ -30,6 +30,9 @@ use crate::{
 const MAX_BYTES: usize = 32 << 20;
 /// Longest wait for a first outcome, before looking whether the partition was taken away.
 const WAIT: Duration = Duration::from_millis(200);
+/// An insert that is tried for so long may have come in without an answer, and its token be forgotten
+/// over those of others.
+const FORGETTING: Duration = Duration::from_secs(60);
 /// How long a single record may take to be read.
 const READ: Duration = Duration::from_secs(30);
 /// Longest pause before the store is asked again.
@@ -130,6 +133,8 @@ struct Drain<'a> {
     raw: TopicPartition,
     keys: [TopicPartition; 3],
     carry: Carry<Event>,
+    /// The range was decided by a predecessor, who may have inserted it, and may have done so long ago.
+    is_left_behind: bool,
 }
 
 impl<'a> Drain<'a> {
@@ -180,6 +185,7 @@ impl<'a> Drain<'a> {
         }
         input.seek(ledger.read_from())?;
         Ok(Self {
+            is_left_behind: ledger.pending() > 0,
             carry: Carry::new(ledger, stage.config.batch_rows.get() as usize),
             input,
             stage,
@@ -211,17 +217,21 @@ impl<'a> Drain<'a> {
                 }
                 // Its successor inserts what was decided.
                 Step::Insert(_) if self.input.is_revoked() => return Err(Stop::Revoked),
-                Step::Insert(rows) => match self.insert(rows)? {
-                    Answer::Stored => self.carry.stored(),
-                    Answer::StandInStored => {
-                        self.stage.metrics.refused();
-                        self.carry.stand_in_stored();
+                Step::Insert(rows) => {
+                    let answer = self.insert(rows)?;
+                    self.is_left_behind = false;
+                    match answer {
+                        Answer::Stored => self.carry.stored(),
+                        Answer::StandInStored => {
+                            self.stage.metrics.refused();
+                            self.carry.stand_in_stored();
+                        }
+                        Answer::Refused => {
+                            self.stage.metrics.cut();
+                            self.carry.refused();
+                        }
                     }
-                    Answer::Refused => {
-                        self.stage.metrics.cut();
-                        self.carry.refused();
-                    }
-                },
+                }
             }
         }
     }
@@ -328,7 +338,17 @@ impl<'a> Drain<'a> {
         let token = self.carry.ledger().token(&self.raw);
         let block = self.rows(rows);
         let mut patience = Patience::new(&self.input, self.stage);
+        let began = Instant::now();
         loop {
+            let may_be_forgotten = self.is_left_behind || began.elapsed() > FORGETTING;
+            if may_be_forgotten && !self.may_repeat(&block)? {
+                tracing::warn!(
+                    token,
+                    "the block is in the store, and so long that its token may be forgotten: it is not \
+                     inserted again; `chatpulse audit` proves whether the views have it"
+                );
+                return Ok(Answer::Stored);
+            }
             let error = match self.try_insert(&token, &block) {
                 Ok(()) => return Ok(Answer::Stored),
                 Err(error) => error,
@@ -370,6 +390,12 @@ impl<'a> Drain<'a> {
                 Row::Lost(at_ms) => EventRow::lost(self.raw.partition, offset, *at_ms),
             })
             .collect()
+    }
+
+    fn may_repeat(&self, block: &[EventRow<'_>]) -> Result<bool, Stop> {
+        patiently(&self.input, self.stage, "whether a block is stored", || {
+            self.stage.config.store.may_repeat(block)
+        })
     }
 
     fn try_insert(&self, token: &str, rows: &[EventRow<'_>]) -> Result<(), StoreError> {

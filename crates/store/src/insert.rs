@@ -88,28 +88,32 @@ impl Store {
         }
     }
 
+    /// Whether inserting `rows` under their token once more is safe: nothing of them is in `events`, or
+    /// so few inserts have come since that every table still knows the token. Else all of them are
+    /// there, and would come twice.
+    pub async fn may_repeat(&self, rows: &[EventRow<'_>]) -> Result<bool, StoreError> {
+        if self.stored_rows(rows).await? == 0 {
+            return Ok(true);
+        }
+        let (condition, bounds) = positions(rows);
+        // A block's rows have one time, so the times are the blocks.
+        let query = self.fresh(&format!(
+            "SELECT uniqExact(inserted_at) FROM events
+             WHERE inserted_at >= (SELECT max(inserted_at) FROM events WHERE {condition})"
+        ));
+        let query = bounds.into_iter().fold(query, Query::bind);
+        let since: u64 = self
+            .within("counting the inserts since a block", query.fetch_one())
+            .await?;
+        Ok(since < self.config.deduplication_window / 2)
+    }
+
     /// How many rows of `events` stand at the raw positions of `rows`, which are of one partition.
     async fn stored_rows(&self, rows: &[EventRow<'_>]) -> Result<u64, StoreError> {
-        let bounds = |key: fn(&EventRow<'_>) -> i64| {
-            let keys = || rows.iter().map(key);
-            keys().min().zip(keys().max()).unwrap_or_default()
-        };
-        let (first, last) = bounds(|row| row.offset);
-        // Spares the months that hold none of them.
-        let (earliest, latest) = bounds(|row| row.received_at);
-        let query = self
-            .fresh(
-                "SELECT count() FROM events
-                 WHERE partition = ? AND offset BETWEEN ? AND ?
-                   AND received_at BETWEEN fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                                       AND fromUnixTimestamp64Milli(toInt64(?), 'UTC')",
-            )
-            .bind(rows.first().map_or(0, |row| row.partition))
-            .bind(first)
-            .bind(last)
-            .bind(earliest)
-            .bind(latest);
-        self.within("looking for rows of a refused block", query.fetch_one())
+        let (condition, bounds) = positions(rows);
+        let query = self.fresh(&format!("SELECT count() FROM events WHERE {condition}"));
+        let query = bounds.into_iter().fold(query, Query::bind);
+        self.within("looking for rows of a block", query.fetch_one())
             .await
     }
 
@@ -174,6 +178,22 @@ impl Store {
         }
         noted
     }
+}
+
+/// The condition for the raw positions of `rows`, which are of one partition, and what it is bound to.
+fn positions(rows: &[EventRow<'_>]) -> (&'static str, [i64; 5]) {
+    let bounds = |key: fn(&EventRow<'_>) -> i64| {
+        let keys = || rows.iter().map(key);
+        keys().min().zip(keys().max()).unwrap_or_default()
+    };
+    let partition = rows.first().map_or(0, |row| row.partition.into());
+    let (first, last) = bounds(|row| row.offset);
+    // Spares the months that hold none of them.
+    let (earliest, latest) = bounds(|row| row.received_at);
+    let condition = "partition = ? AND offset BETWEEN ? AND ?
+         AND received_at BETWEEN fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+                             AND fromUnixTimestamp64Milli(toInt64(?), 'UTC')";
+    (condition, [partition, first, last, earliest, latest])
 }
 
 /// Settings under which the server makes one block of a body, so that the token stands for all of

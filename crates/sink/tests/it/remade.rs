@@ -149,3 +149,27 @@ async fn a_range_left_behind_is_found_again_in_a_chat_events_that_was_made_again
     has_each_once(&world, 10).await;
     sink.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_left_behind_so_long_that_its_token_is_forgotten_is_not_stored_twice() {
+    let mut world = eight_pending("forgotten_token").await;
+    let events: Vec<_> = (0..8).map(event).collect();
+    let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::from).collect();
+    let token = "forgotten_token.chat.raw:0:0-8";
+    world.keep_tokens(4).await;
+    world.store.insert_events(token, &rows).await.unwrap();
+    for number in 0..8 {
+        let other = chatpulse_model::Event {
+            partition: 9,
+            ..event(number)
+        };
+        let token = format!("other {number}");
+        let row = [EventRow::from(&other)];
+        world.store.insert_events(&token, &row).await.unwrap();
+    }
+    world.write_events((8..10).map(event)).await;
+    let sink = world.store_until(18, 3).await;
+    until(async || world.audit(10).await.balanced).await;
+    assert_eq!(world.number("SELECT count() FROM events").await, 18);
+    sink.stop().await;
+}

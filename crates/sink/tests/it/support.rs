@@ -66,6 +66,7 @@ fn shared() -> &'static Shared {
 pub(crate) struct World {
     pub(crate) topics: Topics,
     pub(crate) store: Store,
+    config: StoreConfig,
     /// Looks behind the store.
     pub(crate) client: Client,
     pub(crate) codec: Arc<Codec<Event>>,
@@ -87,15 +88,17 @@ impl World {
             .execute()
             .await
             .unwrap();
-        let store = Store::new(&StoreConfig {
+        let config = StoreConfig {
             url: url.clone(),
             database: name.to_owned(),
             ..StoreConfig::default()
-        });
+        };
+        let store = Store::new(&config);
         store.migrate().await.unwrap();
         let world = Self {
             topics: Topics::with_prefix(&format!("{name}.")),
             store,
+            config,
             client: Client::default().with_url(url).with_database(name),
             codec: Arc::new(Codec::new(Framing::SingleObject).unwrap()),
             publisher: Publisher::new(&kafka, &PublisherSettings::default()).unwrap(),
@@ -105,6 +108,23 @@ impl World {
         };
         world.make_topics().await;
         world
+    }
+
+    /// The tables forget a token after so many further inserts.
+    pub(crate) async fn keep_tokens(&mut self, window: u64) {
+        for table in [
+            "events",
+            "conversation_facts",
+            "event_health",
+            "rejections",
+            "session_sequences",
+        ] {
+            let setting = format!("non_replicated_deduplication_window = {window}");
+            self.execute(&format!("ALTER TABLE {table} MODIFY SETTING {setting}"))
+                .await;
+        }
+        self.config.deduplication_window = window;
+        self.store = Store::new(&self.config);
     }
 
     pub(crate) async fn make_topics(&self) {

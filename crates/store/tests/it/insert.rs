@@ -297,3 +297,31 @@ async fn insert_once_more(data_dir: std::path::PathBuf) {
     );
     server.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_block_may_be_repeated_while_its_token_is_known_for_certain() {
+    let database = "insert_repeatable";
+    store(database).await;
+    let store = Store::new(&StoreConfig {
+        deduplication_window: 8,
+        ..config(database)
+    });
+    let events = block(0, 10);
+    let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::from).collect();
+    assert!(
+        store.may_repeat(&rows).await.unwrap(),
+        "it was never stored"
+    );
+    insert(&store, "first", &events).await;
+    for number in 1..3 {
+        insert(&store, &format!("other {number}"), &block(10 * number, 10)).await;
+    }
+    assert!(store.may_repeat(&rows).await.unwrap(), "two came after it");
+    for number in 3..6 {
+        insert(&store, &format!("other {number}"), &block(10 * number, 10)).await;
+    }
+    assert!(
+        !store.may_repeat(&rows).await.unwrap(),
+        "five came after it"
+    );
+}

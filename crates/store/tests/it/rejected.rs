@@ -105,6 +105,6 @@ async fn accepted_ids_are_those_of_the_tenant_and_source() {
         let ids = store.accepted_ids(tenant, &mine.source, &ids).await;
         ids.unwrap().into_iter().collect::<Vec<_>>()
     };
-    assert_eq!(found(&mine.tenant).await, [mine.event_id.clone()]);
+    assert_eq!(found(&mine.tenant).await, [mine.event_id.as_str()]);
     assert!(found("bravo").await.is_empty());
 }
