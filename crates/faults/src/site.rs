@@ -315,6 +315,7 @@ impl<'g> Site<'g> {
 
     /// Waits until stages have ended by themselves a few times more, while events go on to come.
     pub(crate) async fn stops_again(&self) -> anyhow::Result<()> {
+        self.load.resume();
         self.load.flow(600, RECOVERY).await?;
         let before = self.failures();
         let deadline = Instant::now() + Duration::from_secs(60);
