@@ -116,11 +116,11 @@ impl<'a> Work<'a> {
     ) -> Result<Self, PartitionError> {
         let partition = input.id().partition;
         let tail = tail(input, stage)?;
+        let ends = input.watermarks()?;
         let resume = match &tail {
             Some(tail) => tail.event.offset + 1,
-            None => confirmed_before_deletion(input, stage)?,
+            None => confirmed_before_deletion(input, stage, ends.low)?,
         };
-        let ends = input.watermarks()?;
         if resume > ends.high {
             return Err(PartitionError::AheadOfRaw {
                 partition,
@@ -366,18 +366,33 @@ fn tail(input: &Partition, stage: &Stage) -> Result<Option<Tail>, PartitionError
     Ok(last)
 }
 
-/// Where to go on when chat.events holds no outcome.
+/// Where to go on when chat.events holds no outcome, and chat.raw begins at `low`.
 ///
 /// A log that begins at 0 has lost nothing, and all is to be written. One that begins later had
-/// outcomes, which were deleted since; what the group has committed of chat.raw says how far they went.
-fn confirmed_before_deletion(input: &Partition, stage: &Stage) -> Result<i64, PartitionError> {
+/// outcomes, which were deleted since; what the group has committed of chat.raw says how far they went,
+/// unless its owner was killed before it could. What lies below `low` is gone in any case; the sink
+/// knows whether its outcomes were stored, and notes them as lost where not.
+fn confirmed_before_deletion(
+    input: &Partition,
+    stage: &Stage,
+    low: i64,
+) -> Result<i64, PartitionError> {
     let raw = input.id();
     let output = TopicPartition::new(stage.config.topics.events.clone(), raw.partition);
     if input.open_reader(output)?.watermarks()?.low == 0 {
         return Ok(0);
     }
     let committed = input.committed(std::slice::from_ref(raw))?;
-    Ok(committed.first().copied().flatten().unwrap_or(0))
+    let committed = committed.first().copied().flatten().unwrap_or(0);
+    if committed < low {
+        tracing::warn!(
+            partition = raw.partition,
+            committed,
+            low,
+            "raw records and their outcomes were deleted: going on with what is left"
+        );
+    }
+    Ok(committed.max(low))
 }
 
 /// How far ahead of our clock a record's time may be.
