@@ -312,7 +312,7 @@ fn will_pass(error: &anyhow::Error) -> bool {
     }
     match error.downcast_ref::<StoreError>() {
         // `chatpulse migrate` may be under way.
-        Some(StoreError::SchemaTooOld { .. }) => true,
+        Some(StoreError::SchemaTooOld { .. } | StoreError::ViewsTooOld { .. }) => true,
         Some(error) => error.disposition() == chatpulse_store::Disposition::Retry,
         None => false,
     }

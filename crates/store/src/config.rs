@@ -8,6 +8,9 @@ pub struct StoreConfig {
     pub url: String,
     /// Database; made by [`crate::Store::migrate`] where it is missing. Default `chatpulse`.
     pub database: String,
+    /// Database of the views for analysts, made likewise. Default: that of the tables with `_bi`
+    /// behind it.
+    pub bi_database: Option<String>,
     /// User. Default `default`.
     pub user: String,
     /// Password; empty for none.
@@ -30,6 +33,7 @@ impl Default for StoreConfig {
         StoreConfig {
             url: "http://127.0.0.1:8123".to_owned(),
             database: "chatpulse".to_owned(),
+            bi_database: None,
             user: "default".to_owned(),
             password: String::new(),
             engine: Engine::MergeTree,
@@ -41,11 +45,22 @@ impl Default for StoreConfig {
     }
 }
 
+impl StoreConfig {
+    /// Name of the database of the views for analysts.
+    pub fn bi_database(&self) -> String {
+        match &self.bi_database {
+            Some(name) => name.clone(),
+            None => format!("{}_bi", self.database),
+        }
+    }
+}
+
 impl fmt::Debug for StoreConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreConfig")
             .field("url", &self.url)
             .field("database", &self.database)
+            .field("bi_database", &self.bi_database())
             .field("user", &self.user)
             .field("engine", &self.engine)
             .finish_non_exhaustive()

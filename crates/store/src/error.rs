@@ -79,6 +79,22 @@ pub enum StoreError {
         /// Number of the migration.
         missing: u32,
     },
+    /// The views are those of a newer program.
+    #[error(
+        "the database has version {version} of the views, and this program knows {newest} at most: run the newer program"
+    )]
+    ViewsTooNew {
+        /// Version that is applied.
+        version: u32,
+        /// The program's version.
+        newest: u32,
+    },
+    /// The views are not this program's yet.
+    #[error("version {missing} of the views has not been applied: run `chatpulse migrate`")]
+    ViewsTooOld {
+        /// The program's version.
+        missing: u32,
+    },
 }
 
 /// What the caller of a failed insert must do.
@@ -104,7 +120,9 @@ impl StoreError {
             | StoreError::Torn { .. }
             | StoreError::MigrationChanged { .. }
             | StoreError::SchemaTooNew { .. }
-            | StoreError::SchemaTooOld { .. } => Disposition::Operator,
+            | StoreError::SchemaTooOld { .. }
+            | StoreError::ViewsTooNew { .. }
+            | StoreError::ViewsTooOld { .. } => Disposition::Operator,
         }
     }
 

@@ -7,8 +7,8 @@
 //!                    audit, metric views, typed queries ──► reports, command line
 //! ```
 //!
-//! The tables and views are in `schemas/clickhouse`, numbered, compiled in, and applied by
-//! [`Store::migrate`]; every metric has its one definition there.
+//! The tables and views are in `schemas/clickhouse`, compiled in, and applied by [`Store::migrate`];
+//! every metric has its one definition there.
 
 mod audit;
 mod config;
@@ -19,6 +19,7 @@ mod queries;
 mod reference;
 mod rejected;
 mod rows;
+mod views;
 
 pub use audit::{Audit, AuditOptions, Claim, Finding, MessageCounts, PartitionBooks, TenantBooks};
 pub use config::{Engine, StoreConfig};
@@ -66,7 +67,7 @@ impl Store {
             .iter()
             .find(|known| !applied.iter().any(|done| done.version == known.version))
         {
-            None => Ok(()),
+            None => views::check_current(self.applied_views().await?.as_ref()),
             Some(missing) => Err(StoreError::SchemaTooOld {
                 missing: missing.version,
             }),

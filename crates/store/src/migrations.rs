@@ -1,4 +1,5 @@
-//! Numbered migrations, applied once each and remembered with the hash of their text.
+//! Numbered migrations, applied once each and remembered with the hash of their text. After them
+//! come the views, see `views.rs`.
 
 use clickhouse::Row;
 use serde::Deserialize;
@@ -7,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::Store;
 use crate::config::Engine;
 use crate::error::StoreError;
+use crate::views;
 
 /// One file of `schemas/clickhouse`.
 #[derive(Debug)]
@@ -16,24 +18,28 @@ pub struct Migration {
     /// Its file name.
     pub name: &'static str,
     sql: &'static str,
+    /// SHA-256 of texts that did the same and that databases may remember.
+    former: &'static [&'static str],
 }
 
 macro_rules! migrations {
-    ($($version:literal $name:literal,)*) => {
+    ($($version:literal $name:literal $(formerly $former:literal)*,)*) => {
         /// Every migration, in the order of application.
         pub static MIGRATIONS: &[Migration] = &[$(Migration {
             version: $version,
             name: $name,
             sql: include_str!(concat!("../../../schemas/clickhouse/", $name)),
+            former: &[$($former,)*],
         },)*];
     };
 }
 
 migrations! {
     1 "0001_events.sql",
-    2 "0002_facts.sql",
+    // Without the views that moved to views/.
+    2 "0002_facts.sql" formerly "2311eb853c5ceb637ffcf3215606ad5bd7ab208eb32ee27e7547176c3ff352b7",
     3 "0003_reference.sql",
-    4 "0004_metrics.sql",
+    4 "0004_metrics.sql" formerly "98b257590a0f4979806b41078ed65c6ab7bd6bb1e10b986bf8bf8cdbd9911306",
     5 "0005_poison.sql",
 }
 
@@ -41,6 +47,11 @@ impl Migration {
     /// SHA-256 of the file, lower-case hex.
     fn checksum(&self) -> String {
         format!("{:x}", Sha256::digest(self.sql.as_bytes()))
+    }
+
+    /// Whether a database that remembers this hash has what this migration makes.
+    fn is_known(&self, checksum: &str) -> bool {
+        self.checksum() == checksum || self.former.contains(&checksum)
     }
 
     /// The statements to send, with the engine filled in.
@@ -66,7 +77,7 @@ pub(crate) struct Applied {
     checksums: Vec<String>,
 }
 
-const LEDGER: &str = "
+const LEDGERS: &str = "
 CREATE TABLE IF NOT EXISTS schema_migrations
 (
     version    UInt32,
@@ -76,32 +87,46 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 )
 ENGINE = {engine:MergeTree}
 ORDER BY version
-COMMENT 'Migrations applied to this database'";
+COMMENT 'Migrations applied to this database';
+
+CREATE TABLE IF NOT EXISTS schema_views
+(
+    version     UInt32,
+    checksum    String                 COMMENT 'SHA-256 of the files of schemas/clickhouse/views',
+    bi_database String                 COMMENT 'Database that {bi} stood for',
+    applied_at  DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+)
+ENGINE = {engine:MergeTree}
+ORDER BY (version, applied_at)
+COMMENT 'Sets of views applied to this database; the highest version counts, of these the last'";
 
 impl Store {
-    /// Makes the database where it is missing and applies every migration not yet applied.
+    /// Makes the databases where they are missing, applies every migration not yet applied, and
+    /// then the views where they are not this program's.
     ///
     /// Each statement says `IF NOT EXISTS` or `OR REPLACE`, so a run that died can be repeated and
     /// two runs at the same time end in the same schema. Fails without touching anything when the
     /// database was migrated by a newer program, or a migration was changed after it was applied.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         if self.config.engine == Engine::MergeTree {
-            let create = format!(
-                "CREATE DATABASE IF NOT EXISTS {}",
-                quoted(&self.config.database)
-            );
             let client = self.client.clone().with_database("default");
-            self.within("creating the database", client.query_raw(&create).execute())
-                .await?;
+            for database in [&self.config.database, &self.config.bi_database()] {
+                let create = format!("CREATE DATABASE IF NOT EXISTS {}", quoted(database));
+                self.within("creating a database", client.query_raw(&create).execute())
+                    .await?;
+            }
         }
-        let ledger = Migration {
+        let ledgers = Migration {
             version: 0,
-            name: "schema_migrations",
-            sql: LEDGER,
+            name: "ledgers",
+            sql: LEDGERS,
+            former: &[],
         };
-        self.run(&ledger).await?;
+        self.run(&ledgers).await?;
         let applied = self.applied().await?;
         check(&applied)?;
+        let applied_views = self.applied_views().await?;
+        views::check(applied_views.as_ref())?;
         for migration in MIGRATIONS {
             if applied.iter().any(|done| done.version == migration.version) {
                 continue;
@@ -121,6 +146,7 @@ impl Store {
             self.within("recording a migration", remember.execute())
                 .await?;
         }
+        self.apply_views(applied_views.as_ref()).await?;
         self.client.clear_cached_metadata().await;
         Ok(())
     }
@@ -160,7 +186,7 @@ pub(crate) fn check(applied: &[Applied]) -> Result<(), StoreError> {
                     newest,
                 });
             }
-            Some(known) if done.checksums.iter().any(|sum| *sum != known.checksum()) => {
+            Some(known) if done.checksums.iter().any(|sum| !known.is_known(sum)) => {
                 return Err(StoreError::MigrationChanged {
                     version: done.version,
                 });
@@ -172,13 +198,13 @@ pub(crate) fn check(applied: &[Applied]) -> Result<(), StoreError> {
 }
 
 /// An identifier for ClickHouse, whatever characters it has.
-fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
 }
 
 /// Cuts a file into statements at semicolons that stand outside of strings and `--` comments; the
 /// comments go, since ClickHouse would keep them in no other place than the query log.
-fn split(sql: &str) -> Vec<String> {
+pub(crate) fn split(sql: &str) -> Vec<String> {
     let mut statements = Vec::new();
     let mut statement = String::new();
     let mut chars = sql.chars().peekable();
@@ -268,6 +294,16 @@ mod tests {
             }]
         };
         assert!(check(&done(1, first.checksum())).is_ok());
+        let former = MIGRATIONS
+            .iter()
+            .find(|known| known.version == 4)
+            .unwrap()
+            .former[0];
+        assert!(check(&done(4, former.to_owned())).is_ok());
+        assert!(matches!(
+            check(&done(1, former.to_owned())),
+            Err(StoreError::MigrationChanged { version: 1 })
+        ));
         assert!(matches!(
             check(&done(1, "other".to_owned())),
             Err(StoreError::MigrationChanged { version: 1 })

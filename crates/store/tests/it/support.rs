@@ -78,11 +78,13 @@ pub(crate) async fn number(client: &Client, sql: &str) -> u64 {
 /// A migrated, otherwise empty database.
 pub(crate) async fn store(database: &str) -> Store {
     let drop = Client::default().with_url(url());
-    drop.query("DROP DATABASE IF EXISTS ? SYNC")
-        .bind(Identifier(database))
-        .execute()
-        .await
-        .unwrap();
+    for database in [database, &format!("{database}_bi")] {
+        drop.query("DROP DATABASE IF EXISTS ? SYNC")
+            .bind(Identifier(database))
+            .execute()
+            .await
+            .unwrap();
+    }
     let store = Store::new(&config(database));
     store.migrate().await.unwrap();
     store.sync_sources(Catalog::builtin().iter()).await.unwrap();
