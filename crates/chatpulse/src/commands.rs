@@ -9,7 +9,7 @@ use chatpulse_producer::{
     ReplayJob,
     tenants::{TenantsFile, new_tenant},
 };
-use chatpulse_reports::{Period, conversations, tenant_health};
+use chatpulse_reports::Period;
 use chatpulse_store::{Audit, AuditOptions, Claim, StoreError};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -384,18 +384,18 @@ async fn replay(stages: Stages, args: ReplayArgs) -> anyhow::Result<()> {
 }
 
 async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
-    let store = stages.store();
+    let reports = stages.reports();
     let period = |args: &ReportArgs| Period::before(Timestamp::now(), &args.since);
     let text = match command {
         ReportCommand::TenantHealth(args) => {
-            let report = tenant_health(&store, &args.tenant, period(&args)?).await?;
+            let report = reports.tenant_health(&args.tenant, period(&args)?).await?;
             match args.format {
                 ReportFormat::Md => report.to_markdown(),
                 ReportFormat::Json => serde_json::to_string_pretty(&report)?,
             }
         }
         ReportCommand::Conversations(args) => {
-            let report = conversations(&store, &args.tenant, period(&args)?).await?;
+            let report = reports.conversations(&args.tenant, period(&args)?).await?;
             match args.format {
                 ReportFormat::Md => report.to_markdown(),
                 ReportFormat::Json => serde_json::to_string_pretty(&report)?,

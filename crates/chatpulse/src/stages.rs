@@ -255,6 +255,11 @@ impl Stages {
             .context("sink")
     }
 
+    /// What reports are made of.
+    pub(crate) fn reports(&self) -> chatpulse_reports::Reports {
+        chatpulse_reports::Reports::new(self.store(), self.catalog)
+    }
+
     /// Reports over HTTP, until `stop`, with the lag of the stages that run in this process.
     pub(crate) async fn report(
         self,
@@ -268,7 +273,7 @@ impl Stages {
             store: Some(self.store()),
             lag,
         };
-        let router = chatpulse_reports::router(self.store()).merge(status::router(status));
+        let router = chatpulse_reports::router(self.reports()).merge(status::router(status));
         status::serve(router, listener, stop).await
     }
 }

@@ -1,11 +1,15 @@
-//! Conversation metrics of one tenant, for all sources together and for each.
+//! Conversation metrics of one tenant: overall and by source, time, widget and language, each of the
+//! conversations that started in the window.
 
 use std::collections::BTreeMap;
 
-use chatpulse_store::{Cohort, MetricRow, Store, StoreError, Window};
+use chatpulse_store::{
+    Breakdown, CohortState, Figure, Restatement as RestatedRow, StoreError, Unit,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::Reports;
 use crate::period::{Period, Span, timestamp};
 
 /// Every metric, in the order in which reports show them, and what it is called.
@@ -47,18 +51,44 @@ pub(crate) const TITLES: [(&str, &str); 28] = [
 ];
 
 /// The conversation report of one tenant.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Conversations {
     /// Tenant.
     pub tenant: String,
     /// The conversations that started in it.
     pub window: Span,
-    /// When closure was judged.
-    pub as_of: Timestamp,
+    /// The unit of `by_time`, at whose start the window begins.
+    pub unit: Unit,
+    /// How far the figures are.
+    pub state: State,
     /// Sources that have a conversation, by name.
     pub sources: Vec<String>,
     /// Every metric.
     pub metrics: Vec<Metric>,
+    /// By the unit of time in which conversations started, all sources together; a unit in which none
+    /// did has no group.
+    pub by_time: Vec<TimeGroup>,
+    /// By widget, most conversations first.
+    pub by_widget: Vec<Group>,
+    /// By language, most conversations first.
+    pub by_language: Vec<Group>,
+    /// Figures of past days that were settled and are now others, newest first, at most 50.
+    pub restatements: Vec<Restatement>,
+}
+
+/// How far the figures are: those of past days settle when their conversations have closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct State {
+    /// As of when the oldest figure was judged; null where there is no conversation.
+    pub as_of: Option<Timestamp>,
+    /// Conversations.
+    pub conversations: u64,
+    /// Of these not closed.
+    pub open: u64,
+    /// When the last open conversation closes if it stays silent; null without an open one.
+    pub settles_at: Option<Timestamp>,
+    /// When the last close is 7 days old, so that the reopen rate is settled; null where it is.
+    pub reopen_settles_at: Option<Timestamp>,
 }
 
 /// One metric.
@@ -68,10 +98,62 @@ pub struct Metric {
     pub metric: &'static str,
     /// Name for people.
     pub title: &'static str,
+    /// True where the window is not over, or conversations that count can still change the figure.
+    pub provisional: bool,
     /// Over the sources that can show it; null where none can.
     pub overall: Option<Value>,
     /// Per source; null where it cannot show it.
     pub by_source: BTreeMap<String, Option<Value>>,
+}
+
+/// The conversations that started in a unit of time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TimeGroup {
+    /// Start of the unit.
+    pub at: Timestamp,
+    /// True where a figure of it is provisional.
+    pub provisional: bool,
+    /// Every metric by name; null where no source can show it.
+    pub metrics: BTreeMap<String, Option<Value>>,
+}
+
+/// The conversations of a widget or language.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Group {
+    /// Widget or language; empty where none is told, `(several)` where one conversation had more than
+    /// one, `(other)` for those beyond the 50 most frequent of a source.
+    pub value: String,
+    /// True where a figure of it is provisional.
+    pub provisional: bool,
+    /// Every metric by name; null where no source can show it.
+    pub metrics: BTreeMap<String, Option<Value>>,
+}
+
+/// A figure of a past day that was settled and is now another, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Restatement {
+    /// Start of the day, UTC.
+    pub day: Timestamp,
+    /// Source.
+    pub source: String,
+    /// Metric.
+    pub metric: String,
+    /// What it was; of a duration, the median alone.
+    pub was: Option<Value>,
+    /// What it is now.
+    pub is: Option<Value>,
+    /// As of when the old figure was judged.
+    pub settled_as_of: Timestamp,
+    /// As of when the new one was.
+    pub restated_as_of: Timestamp,
+    /// Why: accepted events of the day's conversations that became queryable in between.
+    pub late_events: u64,
+    /// When the first of them occurred.
+    pub first_occurred: Option<Timestamp>,
+    /// When the last of them occurred.
+    pub last_occurred: Option<Timestamp>,
+    /// When the last of them was received.
+    pub last_received: Option<Timestamp>,
 }
 
 /// What a metric comes to.
@@ -114,86 +196,210 @@ pub enum Value {
     },
 }
 
-/// Asks the store for the conversations that started in the period, judged at its end.
-pub async fn conversations(
-    store: &Store,
-    tenant: &str,
-    period: Period,
-) -> Result<Conversations, StoreError> {
-    let window = period.window();
-    let cohort = Cohort {
-        tenant,
-        started: window,
-        as_of_ms: window.until_ms,
-        conversation_prefix: "",
-    };
-    let rows = store.metrics(&cohort).await?;
-    Ok(report(tenant, window, &rows))
+/// How many restatements a report shows.
+const RESTATEMENTS: u32 = 50;
+
+impl Reports {
+    /// Every metric of the conversations of the tenant that started in the period.
+    pub async fn conversations(
+        &self,
+        tenant: &str,
+        period: Period,
+    ) -> Result<Conversations, StoreError> {
+        let (store, span) = (&self.store, period.cohorts());
+        let (state, by_source, by_time, by_widget, by_language, restated) = tokio::try_join!(
+            store.cohort_state(tenant, span),
+            store.figures(tenant, span, Breakdown::Source),
+            store.figures(tenant, span, Breakdown::Time),
+            store.figures(tenant, span, Breakdown::Widget),
+            store.figures(tenant, span, Breakdown::Language),
+            store.restatements(tenant, span.window, (0, RESTATEMENTS)),
+        )?;
+        let (sources, metrics) = metrics(&by_source);
+        Ok(Conversations {
+            tenant: tenant.to_owned(),
+            window: span.window.into(),
+            unit: span.unit,
+            state: state.into(),
+            sources,
+            metrics,
+            by_time: grouped(&by_time, |figure| figure.at_ms)
+                .into_iter()
+                .map(|(at_ms, provisional, metrics)| TimeGroup {
+                    at: timestamp(at_ms),
+                    provisional,
+                    metrics,
+                })
+                .collect(),
+            by_widget: groups(&by_widget),
+            by_language: groups(&by_language),
+            restatements: restated.into_iter().map(Restatement::from).collect(),
+        })
+    }
 }
 
-fn report(tenant: &str, window: Window, rows: &[MetricRow]) -> Conversations {
-    let mut sources: Vec<String> = rows.iter().filter_map(|row| row.source.clone()).collect();
+impl From<CohortState> for State {
+    fn from(state: CohortState) -> State {
+        State {
+            as_of: state.as_of_ms.map(timestamp),
+            conversations: state.conversations,
+            open: state.open,
+            settles_at: state.settles_at_ms.map(timestamp),
+            reopen_settles_at: state.reopen_settles_at_ms.map(timestamp),
+        }
+    }
+}
+
+/// The sources, and every metric over all of them and of each.
+fn metrics(figures: &[Figure]) -> (Vec<String>, Vec<Metric>) {
+    let mut sources: Vec<String> = figures
+        .iter()
+        .filter_map(|row| row.source.clone())
+        .collect();
+    sources.sort();
     sources.dedup();
     let find = |metric: &str, source: Option<&str>| {
-        rows.iter()
+        figures
+            .iter()
             .find(|row| row.metric == metric && row.source.as_deref() == source)
-            .and_then(value)
     };
     let metrics = TITLES
         .into_iter()
-        .map(|(metric, title)| Metric {
-            metric,
-            title,
-            overall: find(metric, None),
-            by_source: sources
-                .iter()
-                .map(|source| (source.clone(), find(metric, Some(source))))
-                .collect(),
+        .map(|(metric, title)| {
+            let overall = find(metric, None);
+            Metric {
+                metric,
+                title,
+                provisional: overall.is_some_and(|figure| figure.provisional),
+                overall: overall.and_then(value),
+                by_source: sources
+                    .iter()
+                    .map(|source| (source.clone(), find(metric, Some(source)).and_then(value)))
+                    .collect(),
+            }
         })
         .collect();
-    Conversations {
-        tenant: tenant.to_owned(),
-        window: window.into(),
-        as_of: timestamp(window.until_ms),
-        sources,
-        metrics,
-    }
+    (sources, metrics)
 }
 
-fn value(row: &MetricRow) -> Option<Value> {
-    if !row.observable {
+/// Figures by a key, in its order: whether one of them is provisional, and all by the metric's name.
+type Keyed<K> = Vec<(K, bool, BTreeMap<String, Option<Value>>)>;
+
+fn grouped<K: Ord>(figures: &[Figure], key: impl Fn(&Figure) -> Option<K>) -> Keyed<K> {
+    let mut groups = BTreeMap::new();
+    for figure in figures {
+        if let Some(key) = key(figure) {
+            let (provisional, metrics) = groups.entry(key).or_insert((false, BTreeMap::new()));
+            *provisional |= figure.provisional;
+            metrics.insert(figure.metric.clone(), value(figure));
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(key, (provisional, metrics))| (key, provisional, metrics))
+        .collect()
+}
+
+fn groups(figures: &[Figure]) -> Vec<Group> {
+    let mut groups: Vec<Group> = grouped(figures, |figure| figure.value.clone())
+        .into_iter()
+        .map(|(value, provisional, metrics)| Group {
+            value,
+            provisional,
+            metrics,
+        })
+        .collect();
+    let conversations = |group: &Group| match group.metrics.get("conversations") {
+        Some(Some(Value::Count { count })) => *count,
+        _ => 0,
+    };
+    groups.sort_by_key(|group| std::cmp::Reverse(conversations(group)));
+    groups
+}
+
+fn value(figure: &Figure) -> Option<Value> {
+    if !figure.observable {
         return None;
     }
-    let numerator = row.numerator.unwrap_or(0);
-    let denominator = row.denominator.unwrap_or(0);
-    Some(match row.kind.as_str() {
+    let numerator = figure.numerator.unwrap_or(0);
+    let denominator = figure.denominator.unwrap_or(0);
+    Some(match figure.kind.as_str() {
         "duration" => Value::Duration {
-            n: row.n,
-            median_ms: row.median_ms,
-            p90_ms: row.p90_ms,
-            p95_ms: row.p95_ms,
+            n: figure.n,
+            median_ms: figure.median_ms,
+            p90_ms: figure.p90_ms,
+            p95_ms: figure.p95_ms,
         },
         "rate" => Value::Rate {
             numerator,
             denominator,
-            rate: row.rate,
+            rate: figure.rate,
         },
         "score" => Value::Score {
             numerator,
             denominator,
-            score: row.rate,
+            score: figure.rate,
         },
         _ => Value::Count { count: numerator },
     })
+}
+
+impl From<RestatedRow> for Restatement {
+    fn from(row: RestatedRow) -> Restatement {
+        let figure = |n, numerator: Option<i64>, denominator: Option<i64>, median_ms| Figure {
+            source: None,
+            at_ms: None,
+            value: None,
+            metric: String::new(),
+            kind: row.kind.clone(),
+            observable: n > 0 || numerator.is_some(),
+            n,
+            numerator,
+            denominator,
+            rate: numerator
+                .zip(denominator)
+                .filter(|(_, denominator)| *denominator != 0)
+                .map(|(numerator, denominator)| numerator as f64 / denominator as f64),
+            median_ms,
+            p90_ms: None,
+            p95_ms: None,
+            provisional: false,
+        };
+        Restatement {
+            was: value(&figure(
+                row.old_n,
+                row.old_numerator,
+                row.old_denominator,
+                row.old_median_ms,
+            )),
+            is: value(&figure(
+                row.new_n,
+                row.new_numerator,
+                row.new_denominator,
+                row.new_median_ms,
+            )),
+            day: timestamp(row.day_ms),
+            source: row.source,
+            metric: row.metric,
+            settled_as_of: timestamp(row.settled_as_of_ms),
+            restated_as_of: timestamp(row.restated_as_of_ms),
+            late_events: row.late_events,
+            first_occurred: row.first_occurred_ms.map(timestamp),
+            last_occurred: row.last_occurred_ms.map(timestamp),
+            last_received: row.last_received_ms.map(timestamp),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(source: Option<&str>, metric: &str, kind: &str) -> MetricRow {
-        MetricRow {
+    fn figure(source: Option<&str>, metric: &str, kind: &str) -> Figure {
+        Figure {
             source: source.map(str::to_owned),
+            at_ms: None,
+            value: None,
             metric: metric.into(),
             kind: kind.into(),
             observable: true,
@@ -204,34 +410,27 @@ mod tests {
             median_ms: None,
             p90_ms: None,
             p95_ms: None,
+            provisional: false,
         }
     }
 
     #[test]
     fn what_a_source_cannot_show_is_null_and_not_zero() {
-        let rows = [
-            row(None, "containment_rate", "rate"),
-            MetricRow {
+        let figures = [
+            figure(None, "containment_rate", "rate"),
+            Figure {
                 observable: false,
                 numerator: None,
                 denominator: None,
                 rate: None,
                 n: 0,
-                ..row(Some("a"), "containment_rate", "rate")
+                ..figure(Some("a"), "containment_rate", "rate")
             },
-            row(Some("b"), "containment_rate", "rate"),
+            figure(Some("b"), "containment_rate", "rate"),
         ];
-        let report = report(
-            "acme",
-            Window {
-                since_ms: 0,
-                until_ms: 1,
-            },
-            &rows,
-        );
-        assert_eq!(report.sources, ["a", "b"]);
-        let containment = report
-            .metrics
+        let (sources, metrics) = metrics(&figures);
+        assert_eq!(sources, ["a", "b"]);
+        let containment = metrics
             .iter()
             .find(|m| m.metric == "containment_rate")
             .unwrap();
@@ -243,7 +442,23 @@ mod tests {
         };
         assert_eq!(containment.by_source["b"], Some(quarter.clone()));
         assert_eq!(containment.overall, Some(quarter));
-        let json = serde_json::to_value(&report).unwrap();
-        assert!(json["metrics"][11]["by_source"]["a"].is_null());
+        let json = serde_json::to_value(&metrics).unwrap();
+        assert!(json[11]["by_source"]["a"].is_null());
+    }
+
+    #[test]
+    fn groups_come_by_their_size_and_are_provisional_where_one_figure_is() {
+        let of = |value: &str, count, provisional| Figure {
+            value: Some(value.into()),
+            numerator: Some(count),
+            provisional,
+            ..figure(None, "conversations", "count")
+        };
+        let groups = groups(&[of("small", 1, true), of("large", 9, false)]);
+        let seen: Vec<_> = groups
+            .iter()
+            .map(|g| (g.value.as_str(), g.provisional))
+            .collect();
+        assert_eq!(seen, [("large", false), ("small", true)]);
     }
 }

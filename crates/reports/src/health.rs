@@ -1,12 +1,16 @@
 //! Tenant health: is what this tenant sends really arriving?
 
+use chatpulse_model::EventType;
+use chatpulse_model::source::Catalog;
 use chatpulse_store::{
-    BrowserLoss, GapCount, NameHealth, Rejected, RejectionCount, Store, StoreError,
-    TypeHealth as TypeRow, Window,
+    BrowserLoss, GapCount, HealthPoint, HealthRow, NameHealth, StoreError, TypeBaseline, Unit,
+    Window,
 };
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::Reports;
+use crate::failures::{Failure, Reason};
 use crate::period::{Period, Span, timestamp};
 use crate::verdict::{Counts, Judgement, Verdict, judge};
 
@@ -16,56 +20,38 @@ const RECENT_REJECTIONS: u32 = 20;
 const VANISHED_FROM: u64 = 5;
 
 /// The health report of one tenant.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TenantHealth {
     /// Tenant.
     pub tenant: String,
     /// Events received in it are counted.
     pub window: Span,
+    /// The unit of the series, at whose start the window begins.
+    pub unit: Unit,
     /// Events received in it say what was to be expected.
     pub baseline: Span,
     /// The worst of the sources.
     pub judgement: Judgement,
+    /// All sources together.
+    pub total: Delivery,
     /// Per source, by name.
     pub sources: Vec<SourceHealth>,
-    /// Per source and neutral type, by name. Rejected records have the type `unknown`.
+    /// Per source and neutral type, by name. A rejected record counts with the type that its name
+    /// stands for in the source's definition; those without such a name have the type `unknown`.
     pub types: Vec<TypeHealth>,
+    /// Delivery over time per source; a unit in which nothing came has no point.
+    pub series: Vec<Point>,
     /// Event names that came, went, or are not documented.
     pub drift: Drift,
     /// Rejections by source and reason, most first.
-    pub rejections: Vec<RejectionCount>,
-    /// The newest rejections, newest first.
-    pub recent_rejections: Vec<Rejected>,
+    pub rejections: Vec<Reason>,
+    /// The newest rejections, newest first, without their content.
+    pub recent_rejections: Vec<Failure>,
 }
 
-/// Delivery of one source.
-#[derive(Debug, Clone, Serialize)]
-pub struct SourceHealth {
-    /// Source.
-    pub source: String,
-    /// accepted + duplicate + rejected.
-    pub received: u64,
-    /// First of its event id.
-    pub accepted: u64,
-    /// Further copies.
-    pub duplicate: u64,
-    /// Refused.
-    pub rejected: u64,
-    /// Numbers lost in page sessions; none where no page numbers its events.
-    pub lost_in_browser: Option<u64>,
-    /// Messages that the vendor counted and we did not see; none where it does not count them.
-    pub missing_messages: Option<i64>,
-    /// The verdict.
-    pub judgement: Judgement,
-}
-
-/// Delivery of one event type of one source.
-#[derive(Debug, Clone, Serialize)]
-pub struct TypeHealth {
-    /// Source.
-    pub source: String,
-    /// Neutral type.
-    pub event_type: String,
+/// What was received, and how fast.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Delivery {
     /// accepted + duplicate + rejected.
     pub received: u64,
     /// First of its event id.
@@ -76,14 +62,72 @@ pub struct TypeHealth {
     pub rejected: u64,
     /// Accepted ones that occurred more than 5 min before they were received.
     pub late: u64,
-    /// Minute of the last receipt, in window or baseline.
-    pub last_received: Timestamp,
-    /// Occurred to received; none where no event tells its own time.
+    /// Accepted ones that occurred, by their own clock, after they were received.
+    pub clock_ahead: u64,
+    /// Start of the unit of the last receipt, in window or baseline; null where nothing ever came.
+    pub last_received: Option<Timestamp>,
+    /// Occurred to received; null where no event tells its own time.
     pub receive_ms: Option<Percentiles>,
-    /// Received to queryable; none without an accepted event.
+    /// Received to queryable; null without an accepted event.
     pub queryable_ms: Option<Percentiles>,
+}
+
+/// Delivery of one source.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SourceHealth {
+    /// Source.
+    pub source: String,
+    /// All its types together.
+    #[serde(flatten)]
+    pub delivery: Delivery,
+    /// Page sessions that number their events; null where none does.
+    pub sessions: Option<u64>,
+    /// Numbers lost in page sessions (sequence gaps); null where no page numbers its events.
+    pub lost_in_browser: Option<u64>,
+    /// Messages that the vendor counted and we did not see (message gap), of the conversations that
+    /// started in the window; null where it does not count them.
+    pub missing_messages: Option<i64>,
     /// The verdict.
     pub judgement: Judgement,
+}
+
+/// Delivery of one event type of one source.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TypeHealth {
+    /// Source.
+    pub source: String,
+    /// Neutral type.
+    pub event_type: String,
+    /// What came.
+    #[serde(flatten)]
+    pub delivery: Delivery,
+    /// Received in the baseline.
+    pub baseline_received: u64,
+    /// The verdict.
+    pub judgement: Judgement,
+}
+
+/// One unit of time of one source.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Point {
+    /// Start of the unit.
+    pub at: Timestamp,
+    /// Source.
+    pub source: String,
+    /// accepted + duplicate + rejected.
+    pub received: u64,
+    /// First of its event id.
+    pub accepted: u64,
+    /// Further copies.
+    pub duplicate: u64,
+    /// Refused.
+    pub rejected: u64,
+    /// Accepted ones that occurred more than 5 min before they were received.
+    pub late: u64,
+    /// Occurred to received; null where no event tells its own time.
+    pub receive_ms: Option<Percentiles>,
+    /// Received to queryable; null without an accepted event.
+    pub queryable_ms: Option<Percentiles>,
 }
 
 /// Milliseconds, at most 1 % off.
@@ -97,48 +141,110 @@ pub struct Percentiles {
     pub p99: f64,
 }
 
-/// Event names whose coming or going deserves a look.
-#[derive(Debug, Clone, Default, Serialize)]
+/// Event names whose coming or going deserves a look, of the documented and the most frequent 1,000
+/// names: whoever has a page's write key can invent names without end.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Drift {
     /// Received, and not in the source definition.
-    pub undocumented: Vec<NameHealth>,
+    pub undocumented: Vec<Name>,
     /// Documented, received in the window, and not in the baseline, though the source was.
-    pub appeared: Vec<NameHealth>,
+    pub appeared: Vec<Name>,
     /// Received in the baseline and not in the window, though the source was.
-    pub vanished: Vec<NameHealth>,
+    pub vanished: Vec<Name>,
 }
 
-/// Asks the store and judges.
-pub async fn tenant_health(
-    store: &Store,
-    tenant: &str,
-    period: Period,
-) -> Result<TenantHealth, StoreError> {
-    let (window, baseline) = (period.window(), period.baseline());
-    let (types, names, losses, gaps, rejections, recent_rejections) = tokio::try_join!(
-        store.type_health(tenant, window, baseline),
-        store.name_health(tenant, window, baseline),
-        store.browser_loss(tenant, window),
-        store.message_gaps(tenant, window),
-        store.rejections_by_reason(tenant, window),
-        store.recent_rejections(tenant, window, RECENT_REJECTIONS),
-    )?;
-    let scale = length(window) / length(baseline);
-    let sources = sources(&types, &losses, &gaps, scale);
-    Ok(TenantHealth {
-        tenant: tenant.to_owned(),
-        window: window.into(),
-        baseline: baseline.into(),
-        judgement: overall(&sources),
-        drift: drift(names, &sources),
-        sources,
-        types: types
-            .into_iter()
-            .map(|row| type_health(row, scale))
-            .collect(),
-        rejections,
-        recent_rejections,
-    })
+/// A vendor's event name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Name {
+    /// Source.
+    pub source: String,
+    /// The vendor's event name.
+    pub source_event: String,
+    /// Whether the source definition has it.
+    pub documented: bool,
+    /// Received in the window.
+    pub received: u64,
+    /// Of these rejected.
+    pub rejected: u64,
+    /// Received in the baseline.
+    pub baseline_received: u64,
+    /// Start of the unit of the last receipt.
+    pub last_received: Timestamp,
+}
+
+impl From<NameHealth> for Name {
+    fn from(name: NameHealth) -> Name {
+        Name {
+            source: name.source,
+            source_event: name.source_event,
+            documented: name.documented,
+            received: name.received,
+            rejected: name.rejected,
+            baseline_received: name.baseline_received,
+            last_received: timestamp(name.last_received_ms),
+        }
+    }
+}
+
+impl Reports {
+    /// Asks the store how delivery of the tenant does in the period, and judges.
+    pub async fn tenant_health(
+        &self,
+        tenant: &str,
+        period: Period,
+    ) -> Result<TenantHealth, StoreError> {
+        let (store, span, baseline) = (&self.store, period.delivery(), period.baseline());
+        let window = span.window;
+        let (rows, before, names, losses, gaps, rejections, recent_rejections, series) = tokio::try_join!(
+            store.health(tenant, span),
+            store.baseline(tenant, baseline),
+            store.name_health(tenant, span, baseline),
+            store.browser_loss(tenant, window),
+            store.message_gaps(tenant, window),
+            store.rejections_by_reason(tenant, window),
+            store.recent_rejections(tenant, window, RECENT_REJECTIONS),
+            store.health_series(tenant, span),
+        )?;
+        let found = Found {
+            rows,
+            before,
+            losses,
+            gaps,
+            scale: length(window) / length(baseline.window),
+        };
+        let sources = sources(&found);
+        Ok(TenantHealth {
+            tenant: tenant.to_owned(),
+            window: window.into(),
+            unit: span.unit,
+            baseline: baseline.window.into(),
+            judgement: overall(&sources),
+            total: total(&found),
+            types: types(&found, &rejected_types(&names, self.catalog)),
+            drift: drift(names, &sources),
+            sources,
+            series: series.into_iter().map(Point::from).collect(),
+            rejections: rejections.into_iter().map(Reason::from).collect(),
+            recent_rejections: recent_rejections.into_iter().map(Failure::from).collect(),
+        })
+    }
+}
+
+/// What the store says, to be judged.
+struct Found {
+    rows: Vec<HealthRow>,
+    before: Vec<TypeBaseline>,
+    losses: Vec<BrowserLoss>,
+    gaps: Vec<GapCount>,
+    /// Length of the window ÷ length of the baseline.
+    scale: f64,
+}
+
+/// Rejected records by the type that their name stands for.
+struct RejectedType {
+    source: String,
+    event_type: EventType,
+    rejected: u64,
 }
 
 fn length(window: Window) -> f64 {
@@ -160,88 +266,206 @@ fn overall(sources: &[SourceHealth]) -> Judgement {
     }
 }
 
-fn sources(
-    types: &[TypeRow],
-    losses: &[BrowserLoss],
-    gaps: &[GapCount],
-    scale: f64,
-) -> Vec<SourceHealth> {
-    types
-        .chunk_by(|a, b| a.source == b.source)
-        .map(|rows| {
-            let source = &rows[0].source;
-            let sum = |count: fn(&TypeRow) -> u64| rows.iter().map(count).sum::<u64>();
-            let loss = losses.iter().find(|loss| loss.source == *source);
-            let gap = gaps.iter().find(|gap| gap.source == *source);
+fn total(found: &Found) -> Delivery {
+    let last = found.before.iter().map(|row| row.last_received_ms).max();
+    let row = found.rows.iter().find(|row| row.source.is_none());
+    delivery(row, last)
+}
+
+/// Names of `a` and `b`, sorted, each once.
+fn merged<'a, K: Ord + 'a>(a: impl Iterator<Item = K>, b: impl Iterator<Item = K>) -> Vec<K> {
+    let mut keys: Vec<K> = a.chain(b).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn sources(found: &Found) -> Vec<SourceHealth> {
+    let now = found.rows.iter().filter_map(|row| row.source.as_deref());
+    let before = found.before.iter().map(|row| row.source.as_str());
+    merged(now, before)
+        .into_iter()
+        .map(|source| {
+            let row = found
+                .rows
+                .iter()
+                .find(|row| row.source.as_deref() == Some(source) && row.event_type.is_none());
+            let before = || found.before.iter().filter(|row| row.source == source);
+            let loss = found.losses.iter().find(|loss| loss.source == source);
+            let gap = found.gaps.iter().find(|gap| gap.source == source);
+            let delivery = delivery(row, before().map(|row| row.last_received_ms).max());
             let counts = Counts {
-                received: sum(|row| row.received),
-                accepted: sum(|row| row.accepted),
-                rejected: sum(|row| row.rejected),
-                late: sum(|row| row.late),
-                clock_ahead: sum(|row| row.clock_ahead),
-                // The slowest type stands for the source: percentiles of percentiles there are none.
-                queryable_p95_ms: rows
-                    .iter()
-                    .filter_map(|row| percentiles(&row.queryable_ms))
-                    .map(|p| p.p95)
-                    .reduce(f64::max),
                 numbers: loss.map(|loss| (loss.arrived, loss.lost)),
-                expected: sum(|row| row.baseline_received) as f64 * scale,
+                ..counts(&delivery, before(), found.scale)
             };
             SourceHealth {
-                source: source.clone(),
-                received: counts.received,
-                accepted: counts.accepted,
-                duplicate: sum(|row| row.duplicate),
-                rejected: counts.rejected,
+                source: source.to_owned(),
+                sessions: loss.map(|loss| loss.sessions),
                 lost_in_browser: loss.map(|loss| loss.lost),
                 missing_messages: gap.map(|gap| gap.missing),
                 judgement: judge(&counts),
+                delivery,
             }
         })
         .collect()
 }
 
-fn type_health(row: TypeRow, scale: f64) -> TypeHealth {
-    let queryable = percentiles(&row.queryable_ms);
-    let judgement = judge(&Counts {
-        received: row.received,
-        accepted: row.accepted,
-        rejected: row.rejected,
-        late: row.late,
-        clock_ahead: row.clock_ahead,
-        queryable_p95_ms: queryable.map(|p| p.p95),
-        numbers: None,
-        // That rejections stop is no silence.
-        expected: if row.event_type == "unknown" {
-            0.0
-        } else {
-            row.baseline_received as f64 * scale
-        },
-    });
-    TypeHealth {
-        source: row.source,
-        event_type: row.event_type,
+fn types(found: &Found, rejected: &[RejectedType]) -> Vec<TypeHealth> {
+    let unknown = EventType::Unknown.as_str();
+    let now = found
+        .rows
+        .iter()
+        .filter_map(|row| Some((row.source.as_deref()?, row.event_type.as_deref()?)));
+    let before = found
+        .before
+        .iter()
+        .map(|row| (row.source.as_str(), row.event_type.as_str()));
+    let named = rejected
+        .iter()
+        .map(|of| (of.source.as_str(), of.event_type.as_str()));
+    merged(now.chain(named), before)
+        .into_iter()
+        .filter_map(|(source, event_type)| {
+            let is_unknown = event_type == unknown;
+            let row = found.rows.iter().find(|row| {
+                row.source.as_deref() == Some(source)
+                    && row.event_type.as_deref() == Some(event_type)
+            });
+            let before = || {
+                found
+                    .before
+                    .iter()
+                    .filter(|row| row.source == source && row.event_type == event_type)
+            };
+            let mut delivery = delivery(row, before().map(|row| row.last_received_ms).max());
+            let known: u64 = rejected
+                .iter()
+                .filter(|of| of.source == source)
+                .filter(|of| is_unknown || of.event_type.as_str() == event_type)
+                .map(|of| of.rejected)
+                .sum();
+            let counts = if is_unknown {
+                delivery.received = delivery.received.saturating_sub(known);
+                delivery.rejected = delivery.rejected.saturating_sub(known);
+                // What tells no type is judged by its share of all that the source sent, and that it
+                // stops is no silence.
+                let of_source = found
+                    .rows
+                    .iter()
+                    .find(|row| row.source.as_deref() == Some(source) && row.event_type.is_none());
+                Counts {
+                    received: of_source.map_or(0, |row| row.received),
+                    rejected: delivery.rejected,
+                    ..Counts::default()
+                }
+            } else {
+                delivery.received += known;
+                delivery.rejected += known;
+                counts(&delivery, before(), found.scale)
+            };
+            if is_unknown && delivery.received == 0 {
+                return None;
+            }
+            Some(TypeHealth {
+                source: source.to_owned(),
+                event_type: event_type.to_owned(),
+                baseline_received: before().map(|row| row.received).sum(),
+                judgement: judge(&counts),
+                delivery,
+            })
+        })
+        .collect()
+}
+
+fn delivery(row: Option<&HealthRow>, before_ms: Option<i64>) -> Delivery {
+    let last = row.map(|row| row.last_received_ms).or(before_ms);
+    let mut delivery = row.map_or_else(Delivery::default, |row| Delivery {
         received: row.received,
         accepted: row.accepted,
         duplicate: row.duplicate,
         rejected: row.rejected,
         late: row.late,
-        last_received: timestamp(row.last_received_ms),
+        clock_ahead: row.clock_ahead,
+        last_received: None,
         receive_ms: percentiles(&row.receive_ms),
-        queryable_ms: queryable,
-        judgement,
+        queryable_ms: percentiles(&row.queryable_ms),
+    });
+    delivery.last_received = last.map(timestamp);
+    delivery
+}
+
+fn counts<'a>(
+    delivery: &Delivery,
+    before: impl Iterator<Item = &'a TypeBaseline>,
+    scale: f64,
+) -> Counts {
+    let before = before.fold((0, 0), |(received, duplicate), row| {
+        (received + row.received, duplicate + row.duplicate)
+    });
+    Counts {
+        received: delivery.received,
+        accepted: delivery.accepted,
+        duplicate: delivery.duplicate,
+        rejected: delivery.rejected,
+        late: delivery.late,
+        clock_ahead: delivery.clock_ahead,
+        queryable_p95_ms: delivery.queryable_ms.map(|ms| ms.p95),
+        numbers: None,
+        expected: before.0 as f64 * scale,
+        before,
     }
 }
 
-fn percentiles(values: &[f64]) -> Option<Percentiles> {
+pub(crate) fn percentiles(values: &[f64]) -> Option<Percentiles> {
     match *values {
         [p50, p95, p99] => Some(Percentiles { p50, p95, p99 }),
         _ => None,
     }
 }
 
-fn drift(names: Vec<NameHealth>, sources: &[SourceHealth]) -> Drift {
+impl From<HealthPoint> for Point {
+    fn from(point: HealthPoint) -> Point {
+        Point {
+            at: timestamp(point.at_ms),
+            received: point.received,
+            accepted: point.accepted,
+            duplicate: point.duplicate,
+            rejected: point.rejected,
+            late: point.late,
+            receive_ms: percentiles(&point.receive_ms),
+            queryable_ms: percentiles(&point.queryable_ms),
+            source: point.source,
+        }
+    }
+}
+
+/// Which types the rejected names stand for, where the source's definition knows them.
+fn rejected_types(names: &[NameHealth], catalog: &Catalog) -> Vec<RejectedType> {
+    let mut types: Vec<RejectedType> = Vec::new();
+    for name in names.iter().filter(|name| name.rejected > 0) {
+        let Some(event_type) = catalog
+            .get(&name.source)
+            .and_then(|definition| definition.events().get(&name.source_event))
+            .map(|event| event.event_type)
+        else {
+            continue;
+        };
+        match types
+            .iter_mut()
+            .find(|of| of.source == name.source && of.event_type == event_type)
+        {
+            Some(of) => of.rejected += name.rejected,
+            None => types.push(RejectedType {
+                source: name.source.clone(),
+                event_type,
+                rejected: name.rejected,
+            }),
+        }
+    }
+    types
+}
+
+pub(crate) fn drift(names: Vec<NameHealth>, sources: &[SourceHealth]) -> Drift {
     let mut drift = Drift::default();
     let known_before: Vec<String> = names
         .iter()
@@ -251,14 +475,14 @@ fn drift(names: Vec<NameHealth>, sources: &[SourceHealth]) -> Drift {
     for name in names {
         let source_came = sources
             .iter()
-            .any(|source| source.source == name.source && source.received > 0);
+            .any(|source| source.source == name.source && source.delivery.received > 0);
         let source_was = known_before.contains(&name.source);
         if name.received > 0 && !name.documented {
-            drift.undocumented.push(name);
+            drift.undocumented.push(name.into());
         } else if name.received > 0 && name.baseline_received == 0 && source_was {
-            drift.appeared.push(name);
+            drift.appeared.push(name.into());
         } else if name.received == 0 && name.baseline_received >= VANISHED_FROM && source_came {
-            drift.vanished.push(name);
+            drift.vanished.push(name.into());
         }
     }
     drift
@@ -268,10 +492,10 @@ fn drift(names: Vec<NameHealth>, sources: &[SourceHealth]) -> Drift {
 mod tests {
     use super::*;
 
-    fn row(source: &str, event_type: &str, received: u64) -> TypeRow {
-        TypeRow {
-            source: source.into(),
-            event_type: event_type.into(),
+    fn row(source: &str, event_type: Option<&str>, received: u64) -> HealthRow {
+        HealthRow {
+            source: Some(source.into()),
+            event_type: event_type.map(str::to_owned),
             received,
             accepted: received,
             duplicate: 0,
@@ -281,29 +505,48 @@ mod tests {
             receive_ms: vec![],
             queryable_ms: vec![10.0, 20.0, 30.0],
             last_received_ms: 0,
-            baseline_received: 700,
+        }
+    }
+
+    fn refused(source: &str, event_type: Option<&str>, received: u64, rejected: u64) -> HealthRow {
+        HealthRow {
+            accepted: received - rejected,
+            rejected,
+            ..row(source, event_type, received)
+        }
+    }
+
+    fn before(source: &str, event_type: &str, received: u64) -> TypeBaseline {
+        TypeBaseline {
+            source: source.into(),
+            event_type: event_type.into(),
+            received,
+            duplicate: 0,
+            last_received_ms: 0,
+        }
+    }
+
+    fn found(rows: Vec<HealthRow>, before: Vec<TypeBaseline>) -> Found {
+        Found {
+            rows,
+            before,
+            losses: vec![],
+            gaps: vec![],
+            scale: 1.0 / 7.0,
         }
     }
 
     #[test]
-    fn a_source_is_judged_over_its_types_and_the_tenant_by_its_worst_source() {
-        let rejected = TypeRow {
-            accepted: 0,
-            rejected: 30,
-            ..row("b", "unknown", 30)
-        };
-        let types = [
-            row("a", "widget.opened", 5),
-            row("b", "widget.opened", 70),
-            rejected,
-        ];
-        let judged = sources(&types, &[], &[], 1.0 / 7.0);
+    fn the_tenant_is_judged_by_its_worst_source() {
+        let judged = sources(&found(
+            vec![row("a", None, 5), refused("b", None, 100, 30)],
+            vec![before("a", "widget.opened", 7)],
+        ));
         assert_eq!(judged[0].judgement.verdict, Verdict::Healthy);
-        assert_eq!((judged[1].received, judged[1].rejected), (100, 30));
         let overall = overall(&judged);
         assert_eq!(
             (overall.verdict, overall.reason.as_str()),
-            (Verdict::Failing, "b: 30.0 % rejected")
+            (Verdict::Failing, "b: 30.0 % rejected (30 of 100)")
         );
     }
 
@@ -314,21 +557,63 @@ mod tests {
 
     #[test]
     fn a_type_that_stopped_is_silent_and_rejections_that_stopped_are_not() {
-        assert_eq!(
-            type_health(row("a", "widget.opened", 0), 0.1)
-                .judgement
-                .verdict,
-            Verdict::Silent
+        let judged = types(
+            &found(
+                vec![row("a", None, 9), row("a", Some("widget.closed"), 9)],
+                vec![
+                    before("a", "unknown", 700),
+                    before("a", "widget.closed", 63),
+                    before("a", "widget.opened", 700),
+                ],
+            ),
+            &[],
         );
+        let verdicts: Vec<_> = judged
+            .iter()
+            .map(|t| (t.event_type.as_str(), t.judgement.verdict))
+            .collect();
         assert_eq!(
-            type_health(row("a", "unknown", 0), 0.1).judgement.verdict,
-            Verdict::Healthy
+            verdicts,
+            [
+                ("widget.closed", Verdict::Healthy),
+                ("widget.opened", Verdict::Silent)
+            ]
         );
     }
 
     #[test]
+    fn a_rejection_counts_with_the_type_of_its_name_and_the_rest_by_its_share_of_the_source() {
+        let found = found(
+            vec![
+                refused("a", None, 1_000, 10),
+                refused("a", Some("unknown"), 10, 10),
+                row("a", Some("widget.opened"), 12),
+                row("a", Some("widget.closed"), 978),
+            ],
+            vec![],
+        );
+        let rejected = [RejectedType {
+            source: "a".into(),
+            event_type: EventType::WidgetOpened,
+            rejected: 4,
+        }];
+        let judged = types(&found, &rejected);
+        let of = |name: &str| judged.iter().find(|t| t.event_type == name).unwrap();
+        assert_eq!(of("widget.opened").delivery.received, 16);
+        assert_eq!(
+            of("widget.opened").judgement.reason,
+            "25.0 % rejected (4 of 16)"
+        );
+        assert_eq!(of("unknown").delivery.received, 6);
+        assert_eq!(of("unknown").judgement.verdict, Verdict::Healthy);
+        assert_eq!(of("widget.closed").judgement.verdict, Verdict::Healthy);
+        let received: u64 = judged.iter().map(|t| t.delivery.received).sum();
+        assert_eq!(received, 1_000);
+    }
+
+    #[test]
     fn losses_that_cannot_be_seen_are_none_and_not_zero() {
-        let [judged] = &sources(&[row("a", "widget.opened", 5)], &[], &[], 1.0)[..] else {
+        let [judged] = &sources(&found(vec![row("a", None, 5)], vec![]))[..] else {
             panic!()
         };
         assert_eq!(
@@ -344,6 +629,7 @@ mod tests {
             source_event: name.into(),
             documented: !name.starts_with("odd"),
             received,
+            rejected: 0,
             baseline_received,
             last_received_ms: 0,
         };
@@ -356,18 +642,12 @@ mod tests {
             name("fresh", "new", 1, 0),
             name("stopped", "gone", 0, 9),
         ];
-        let sources = sources(
-            &[
-                row("a", "x", 3),
-                row("fresh", "x", 1),
-                row("stopped", "x", 0),
-            ],
-            &[],
-            &[],
-            1.0,
-        );
+        let sources = sources(&found(
+            vec![row("a", None, 3), row("fresh", None, 1)],
+            vec![before("stopped", "x", 9)],
+        ));
         let drift = drift(names, &sources);
-        let names = |of: &[NameHealth]| {
+        let names = |of: &[Name]| {
             of.iter()
                 .map(|n| format!("{} {}", n.source, n.source_event))
                 .collect::<Vec<_>>()

@@ -6,11 +6,11 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use chatpulse_store::{Disposition, Store, StoreError};
+use chatpulse_store::{Disposition, StoreError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Period, PeriodError, conversations, page, tenant_health};
+use crate::{Period, PeriodError, Reports, page};
 
 /// Longest tenant name that is asked for; bytes.
 const LONGEST_TENANT: usize = 256;
@@ -22,12 +22,12 @@ const DEFAULT_SINCE: &str = "24h";
 /// wrong parameter, 503 with `Retry-After` while ClickHouse does not answer, 500 else.
 ///
 /// To be served on loopback only: it asks for no token.
-pub fn router(store: Store) -> Router {
+pub fn router(reports: Reports) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/v1/report/tenant-health", get(health_json))
         .route("/v1/report/conversations", get(conversations_json))
-        .with_state(store)
+        .with_state(reports)
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,16 +55,16 @@ impl Parameters {
 }
 
 async fn index(
-    State(store): State<Store>,
+    State(reports): State<Reports>,
     Query(parameters): Query<Parameters>,
 ) -> Result<Response, Failure> {
     let page = if parameters.tenant.is_none() {
-        page::index(&store.books().await?)
+        page::index(&reports.overview(parameters.period()?).await?)
     } else {
         let (tenant, period) = (parameters.tenant()?, parameters.period()?);
         let (health, conversations) = tokio::try_join!(
-            tenant_health(&store, tenant, period),
-            conversations(&store, tenant, period)
+            reports.tenant_health(tenant, period),
+            reports.conversations(tenant, period)
         )?;
         page::tenant(&health, &conversations)
     };
@@ -82,24 +82,24 @@ async fn index(
 }
 
 async fn health_json(
-    State(store): State<Store>,
+    State(reports): State<Reports>,
     Query(parameters): Query<Parameters>,
 ) -> Result<Response, Failure> {
     let (tenant, period) = (parameters.tenant()?, parameters.period()?);
     Ok(json(
         StatusCode::OK,
-        &tenant_health(&store, tenant, period).await?,
+        &reports.tenant_health(tenant, period).await?,
     ))
 }
 
 async fn conversations_json(
-    State(store): State<Store>,
+    State(reports): State<Reports>,
     Query(parameters): Query<Parameters>,
 ) -> Result<Response, Failure> {
     let (tenant, period) = (parameters.tenant()?, parameters.period()?);
     Ok(json(
         StatusCode::OK,
-        &conversations(&store, tenant, period).await?,
+        &reports.conversations(tenant, period).await?,
     ))
 }
 

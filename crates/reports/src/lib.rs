@@ -1,24 +1,68 @@
 //! Reports for people and programs, from ClickHouse alone.
 //!
 //! ```text
-//! Store ─ typed queries ─► TenantHealth, Conversations ─┬─► serde ─► JSON
-//!          (I/O)              (pure judgement)          ├─► to_markdown
-//!                                                       └─► HTML page     router: GET /, /v1/report/…
+//! Store ─ typed queries ─► Reports: tenant_health, delivery_series,  ─┬─► serde ─► JSON
+//!          (I/O)           conversations, overview (pure judgement)   ├─► to_markdown
+//!                                                                     └─► HTML pages    router
 //! ```
 //!
 //! What a source cannot show is `null` in JSON and `n/a` for people, never 0.
 
 mod conversations;
+mod delivery;
+mod failures;
 mod health;
 mod http;
 mod markdown;
+mod overview;
 mod page;
 mod period;
 mod text;
 mod verdict;
 
-pub use conversations::{Conversations, Metric, Value, conversations};
-pub use health::{Drift, Percentiles, SourceHealth, TenantHealth, TypeHealth, tenant_health};
+pub use conversations::{Conversations, Group, Metric, Restatement, State, TimeGroup, Value};
+pub use delivery::{Counted, DeliverySeries, TypeSeries};
+pub use failures::{Failure, Reason};
+pub use health::{
+    Delivery, Drift, Name, Percentiles, Point, SourceHealth, TenantHealth, TypeHealth,
+};
 pub use http::router;
-pub use period::{Period, PeriodError};
+pub use overview::{Overview, PartitionLag, PipelinePointReport, StageLag, TenantOverview};
+pub use period::{Period, PeriodError, Span};
 pub use verdict::{Judgement, Verdict};
+
+use chatpulse_model::source::Catalog;
+use chatpulse_store::Store;
+use tokio::sync::watch;
+
+/// Makes every report. Clones share what they read from.
+#[derive(Clone)]
+pub struct Reports {
+    store: Store,
+    catalog: &'static Catalog,
+    lag: Option<watch::Receiver<Vec<StageLag>>>,
+}
+
+impl Reports {
+    /// Reports from `store`, on the sources of `catalog`.
+    pub fn new(store: Store, catalog: &'static Catalog) -> Reports {
+        Reports {
+            store,
+            catalog,
+            lag: None,
+        }
+    }
+
+    /// Shows how far the stages are behind as `lag` tells; an empty list means that nobody knows yet.
+    pub fn with_lag(self, lag: watch::Receiver<Vec<StageLag>>) -> Reports {
+        Reports {
+            lag: Some(lag),
+            ..self
+        }
+    }
+
+    fn stages(&self) -> Option<Vec<StageLag>> {
+        let stages = self.lag.as_ref()?.borrow().clone();
+        (!stages.is_empty()).then_some(stages)
+    }
+}

@@ -44,10 +44,10 @@ impl TenantHealth {
                     s.judgement.verdict.as_str().to_owned(),
                     cell(&s.judgement.reason),
                     threshold(s.judgement.threshold.as_deref()),
-                    s.received.to_string(),
-                    s.accepted.to_string(),
-                    s.duplicate.to_string(),
-                    s.rejected.to_string(),
+                    s.delivery.received.to_string(),
+                    s.delivery.accepted.to_string(),
+                    s.delivery.duplicate.to_string(),
+                    s.delivery.rejected.to_string(),
                     or_not_available(s.lost_in_browser),
                     or_not_available(s.missing_messages),
                 ]
@@ -75,13 +75,13 @@ impl TenantHealth {
                     cell(&t.event_type),
                     t.judgement.verdict.as_str().to_owned(),
                     cell(&t.judgement.reason),
-                    t.received.to_string(),
-                    t.accepted.to_string(),
-                    t.duplicate.to_string(),
-                    t.rejected.to_string(),
-                    t.late.to_string(),
-                    latency(t.receive_ms),
-                    latency(t.queryable_ms),
+                    t.delivery.received.to_string(),
+                    t.delivery.accepted.to_string(),
+                    t.delivery.duplicate.to_string(),
+                    t.delivery.rejected.to_string(),
+                    t.delivery.late.to_string(),
+                    latency(t.delivery.receive_ms),
+                    latency(t.delivery.queryable_ms),
                 ]
             }),
         );
@@ -109,7 +109,7 @@ impl TenantHealth {
                         what.to_owned(),
                         n.received.to_string(),
                         n.baseline_received.to_string(),
-                        crate::period::timestamp(n.last_received_ms).to_string(),
+                        n.last_received.to_string(),
                     ]
                 })
             }),
@@ -123,7 +123,7 @@ impl TenantHealth {
                     cell(&r.source),
                     cell(&r.reason),
                     r.rejected.to_string(),
-                    crate::period::timestamp(r.last_received_ms).to_string(),
+                    r.last_received.to_string(),
                 ]
             }),
         );
@@ -141,7 +141,7 @@ impl TenantHealth {
             ],
             self.recent_rejections.iter().map(|r| {
                 vec![
-                    crate::period::timestamp(r.received_ms).to_string(),
+                    r.received_at.to_string(),
                     cell(&r.source),
                     cell(&r.reason),
                     cell(&r.detail),
@@ -163,7 +163,7 @@ impl Conversations {
             cell(&self.tenant),
             self.window.since,
             self.window.until,
-            self.as_of
+            or_not_available(self.state.as_of)
         );
         let mut heads = vec!["metric".to_owned(), "all".to_owned()];
         heads.extend(self.sources.iter().map(|source| cell(source)));

@@ -1,12 +1,11 @@
 //! The health page: plain HTML that needs nothing else. maud escapes every value.
 
-use chatpulse_store::Books;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::conversations::Conversations;
 use crate::health::TenantHealth;
 use crate::markdown::{latency, or_not_available, value};
-use crate::period::timestamp;
+use crate::overview::Overview;
 use crate::text::one_line;
 use crate::verdict::Judgement;
 
@@ -27,7 +26,8 @@ strong { font-weight: 600 }
 ";
 
 /// The list of tenants.
-pub(crate) fn index(tenants: &[Books]) -> String {
+pub(crate) fn index(overview: &Overview) -> String {
+    let tenants = &overview.tenants;
     let body = html! {
         h1 { "chatpulse" }
         @if tenants.is_empty() {
@@ -70,7 +70,7 @@ pub(crate) fn tenant(health: &TenantHealth, conversations: &Conversations) -> St
         (drift(health))
         (rejections(health))
         h2 { "Conversations" }
-        p { "Started in the same time, judged at " time { (conversations.as_of) } ". Durations are median / p90 / p95. "
+        p { "Started in the same time, judged at " time { (or_not_available(conversations.state.as_of)) } ". Durations are median / p90 / p95. "
             a href={ "/v1/report/conversations?tenant=" (tenant) } { "JSON" } }
         (metrics(conversations))
     };
@@ -91,7 +91,7 @@ fn sources(health: &TenantHealth) -> Markup {
             td { (verdict(&s.judgement)) }
             td { (s.judgement.reason) }
             td { (s.judgement.threshold.as_deref().unwrap_or("")) }
-            td.n { (s.received) } td.n { (s.accepted) } td.n { (s.duplicate) } td.n { (s.rejected) }
+            td.n { (s.delivery.received) } td.n { (s.delivery.accepted) } td.n { (s.delivery.duplicate) } td.n { (s.delivery.rejected) }
             td.n { (or_not_available(s.lost_in_browser)) }
             td.n { (or_not_available(s.missing_messages)) }
         } } }
@@ -109,10 +109,10 @@ fn types(health: &TenantHealth) -> Markup {
             th scope="row" { (one_line(&t.event_type, CELL)) }
             td { (verdict(&t.judgement)) }
             td { (t.judgement.reason) }
-            td.n { (t.received) } td.n { (t.accepted) } td.n { (t.duplicate) } td.n { (t.rejected) } td.n { (t.late) }
-            td { (latency(t.receive_ms)) }
-            td { (latency(t.queryable_ms)) }
-            td { (t.last_received) }
+            td.n { (t.delivery.received) } td.n { (t.delivery.accepted) } td.n { (t.delivery.duplicate) } td.n { (t.delivery.rejected) } td.n { (t.delivery.late) }
+            td { (latency(t.delivery.receive_ms)) }
+            td { (latency(t.delivery.queryable_ms)) }
+            td { (or_not_available(t.delivery.last_received)) }
         } } }
     } } }
 }
@@ -134,7 +134,7 @@ fn drift(health: &TenantHealth) -> Markup {
             th scope="row" { (one_line(&n.source_event, CELL)) }
             td { (what) }
             td.n { (n.received) } td.n { (n.baseline_received) }
-            td { (timestamp(n.last_received_ms)) }
+            td { (n.last_received) }
         } } } }
     } } }
 }
@@ -151,14 +151,14 @@ fn rejections(health: &TenantHealth) -> Markup {
                 td { (one_line(&r.source, CELL)) }
                 th scope="row" { (one_line(&r.reason, CELL)) }
                 td.n { (r.rejected) }
-                td { (timestamp(r.last_received_ms)) }
+                td { (r.last_received) }
             } } }
         } }
         div.table tabindex="0" { table {
             caption { "Recent rejections" }
             thead { tr { @for head in ["Received", "Source", "Reason", "Detail", "Bytes", "SHA-256", "Raw position"] { th scope="col" { (head) } } } }
             tbody { @for r in &health.recent_rejections { tr {
-                td { (timestamp(r.received_ms)) }
+                td { (r.received_at) }
                 td { (one_line(&r.source, CELL)) }
                 td { (one_line(&r.reason, CELL)) }
                 td { (one_line(&r.detail, CELL)) }
@@ -228,14 +228,27 @@ mod tests {
     #[test]
     fn a_hostile_tenant_name_is_text_and_nothing_else() {
         let name = "<script>alert(1)</script>&\"'\u{202e}";
-        let books = Books {
-            tenant: name.into(),
-            received: 1,
-            accepted: 1,
-            duplicate: 0,
-            rejected: 0,
+        let moment = crate::period::timestamp(0);
+        let overview = Overview {
+            window: crate::period::Span {
+                since: moment,
+                until: moment,
+            },
+            unit: chatpulse_store::Unit::Day,
+            tenants: vec![crate::overview::TenantOverview {
+                tenant: name.into(),
+                received: 1,
+                accepted: 1,
+                duplicate: 0,
+                rejected: 0,
+                late: 0,
+                last_received: moment,
+                judgement: crate::verdict::judge(&crate::verdict::Counts::default()),
+            }],
+            series: vec![],
+            stages: None,
         };
-        let page = index(&[books]);
+        let page = index(&overview);
         assert!(!page.contains("<script"));
         assert!(!page.contains('\u{202e}'));
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));

@@ -1,17 +1,22 @@
-//! The span of time that a report is about.
+//! The span of time that a report is about, and the units in which it is looked at.
 
 use std::time::Duration;
 
-use chatpulse_store::Window;
+use chatpulse_store::{Span as StoreSpan, Unit, Window};
 use jiff::Timestamp;
 use serde::Serialize;
 
-const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
 /// How much longer than the window the baseline is that it is compared with, at least a day.
 const BASELINE_WINDOWS: i64 = 7;
+/// Longest window that is looked at by minutes.
+const MINUTES_UNTIL_MS: i64 = 2 * 3_600_000;
+/// Longest window that is looked at by hours.
+const HOURS_UNTIL_MS: i64 = 3 * DAY_MS;
+/// Longest window.
+const LONGEST_MS: i64 = 366 * DAY_MS;
 
-/// `[since, until)`, beginning on a whole minute.
+/// `[since, until)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Period {
     since_ms: i64,
@@ -20,10 +25,16 @@ pub struct Period {
 
 /// What is wrong with a span given as text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no span of time: give a whole number and m, h or d, from 1m to 366d, for example 24h"
-)]
-pub struct PeriodError(String);
+pub enum PeriodError {
+    /// No span of time.
+    #[error(
+        "{0:?} is no span of time: give a whole number and m, h or d, from 1m to 366d, for example 24h"
+    )]
+    Text(String),
+    /// Ends before it begins, or lasts too long.
+    #[error("a report is about at least a moment and at most 366 days: let `to` be after `from`")]
+    Bounds,
+}
 
 /// A window as reports show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -40,16 +51,28 @@ impl Period {
     /// # Errors
     /// Any other text.
     pub fn before(now: Timestamp, span: &str) -> Result<Period, PeriodError> {
-        let length = parse(span).ok_or_else(|| PeriodError(span.chars().take(40).collect()))?;
+        let length =
+            parse(span).ok_or_else(|| PeriodError::Text(span.chars().take(40).collect()))?;
         let until_ms = now.as_millisecond();
-        let since_ms = until_ms - i64::try_from(length.as_millis()).unwrap_or(DAY_MS);
         Ok(Period {
-            since_ms: since_ms - since_ms.rem_euclid(MINUTE_MS),
+            since_ms: until_ms - i64::try_from(length.as_millis()).unwrap_or(DAY_MS),
             until_ms,
         })
     }
 
-    /// As the store takes it.
+    /// From `since` until before `until`.
+    ///
+    /// # Errors
+    /// Where that is no time at all, or more than 366 days.
+    pub fn between(since: Timestamp, until: Timestamp) -> Result<Period, PeriodError> {
+        let (since_ms, until_ms) = (since.as_millisecond(), until.as_millisecond());
+        if since_ms >= until_ms || until_ms - since_ms > LONGEST_MS {
+            return Err(PeriodError::Bounds);
+        }
+        Ok(Period { since_ms, until_ms })
+    }
+
+    /// The period itself.
     pub fn window(self) -> Window {
         Window {
             since_ms: self.since_ms,
@@ -57,14 +80,59 @@ impl Period {
         }
     }
 
-    /// The time before it that says what was to be expected.
-    pub(crate) fn baseline(self) -> Window {
-        let length = ((self.until_ms - self.since_ms) * BASELINE_WINDOWS).max(DAY_MS);
-        Window {
-            since_ms: self.since_ms - length,
-            until_ms: self.since_ms,
+    /// How delivery is looked at: by minutes up to 2 h, by hours up to 3 days, else by days.
+    pub fn delivery(self) -> StoreSpan {
+        let length = self.until_ms - self.since_ms;
+        self.by(if length <= MINUTES_UNTIL_MS {
+            Unit::Minute
+        } else if length <= HOURS_UNTIL_MS {
+            Unit::Hour
+        } else {
+            Unit::Day
+        })
+    }
+
+    /// How conversations are looked at, by their start: by hours up to 3 days, else by days.
+    pub fn cohorts(self) -> StoreSpan {
+        match self.delivery().unit {
+            Unit::Minute | Unit::Hour => self.by(Unit::Hour),
+            Unit::Day => self.by(Unit::Day),
         }
     }
+
+    /// The time before the delivery's span that says what was to be expected: seven times as long,
+    /// at least a day, by the next longer unit.
+    pub(crate) fn baseline(self) -> StoreSpan {
+        let span = self.delivery();
+        let unit = match span.unit {
+            Unit::Minute => Unit::Hour,
+            Unit::Hour | Unit::Day => Unit::Day,
+        };
+        let until_ms = floor(span.window.since_ms, unit);
+        let length = ((span.window.until_ms - span.window.since_ms) * BASELINE_WINDOWS).max(DAY_MS);
+        StoreSpan {
+            window: Window {
+                since_ms: floor(until_ms - length, unit),
+                until_ms,
+            },
+            unit,
+        }
+    }
+
+    /// Begins with the unit that `since` lies in.
+    fn by(self, unit: Unit) -> StoreSpan {
+        StoreSpan {
+            window: Window {
+                since_ms: floor(self.since_ms, unit),
+                until_ms: self.until_ms,
+            },
+            unit,
+        }
+    }
+}
+
+fn floor(ms: i64, unit: Unit) -> i64 {
+    ms - ms.rem_euclid(unit.ms())
 }
 
 impl From<Window> for Span {
@@ -124,14 +192,43 @@ mod tests {
     }
 
     #[test]
-    fn a_period_begins_on_a_whole_minute_and_its_baseline_is_longer() {
-        let now = Timestamp::from_millisecond(1_000 * DAY_MS + 61_001).unwrap();
-        let period = Period::before(now, "1h").unwrap();
-        let window = period.window();
-        assert_eq!(window.since_ms, 1_000 * DAY_MS + MINUTE_MS - 60 * MINUTE_MS);
-        assert_eq!(window.until_ms, now.as_millisecond());
-        let baseline = period.baseline();
-        assert_eq!(baseline.until_ms, window.since_ms);
-        assert_eq!(baseline.until_ms - baseline.since_ms, DAY_MS);
+    fn a_window_begins_with_a_unit_that_fits_its_length_and_its_baseline_ends_there() {
+        let now = Timestamp::from_millisecond(1_000 * DAY_MS + 5 * 3_600_000 + 61_001).unwrap();
+        for (text, unit, since, before) in [
+            (
+                "1h",
+                Unit::Minute,
+                1_000 * DAY_MS + 4 * 3_600_000 + 60_000,
+                DAY_MS,
+            ),
+            ("24h", Unit::Hour, 999 * DAY_MS + 5 * 3_600_000, 8 * DAY_MS),
+            ("7d", Unit::Day, 993 * DAY_MS, 51 * DAY_MS),
+        ] {
+            let period = Period::before(now, text).unwrap();
+            let span = period.delivery();
+            assert_eq!((span.unit, span.window.since_ms), (unit, since), "{text}");
+            assert_eq!(span.window.until_ms, now.as_millisecond());
+            let baseline = period.baseline();
+            assert_eq!(baseline.window.until_ms, floor(since, baseline.unit));
+            let length = baseline.window.until_ms - baseline.window.since_ms;
+            assert!(
+                length >= before && length <= before + DAY_MS,
+                "{text}: {length}"
+            );
+        }
+        let cohorts = Period::before(now, "1h").unwrap().cohorts();
+        assert_eq!(cohorts.unit, Unit::Hour);
+        assert_eq!(cohorts.window.since_ms, 1_000 * DAY_MS + 4 * 3_600_000);
+    }
+
+    #[test]
+    fn a_period_ends_after_it_begins() {
+        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+        assert_eq!(Period::between(at(5), at(5)), Err(PeriodError::Bounds));
+        assert_eq!(
+            Period::between(at(0), at(LONGEST_MS + 1)),
+            Err(PeriodError::Bounds)
+        );
+        assert!(Period::between(at(5), at(6)).is_ok());
     }
 }

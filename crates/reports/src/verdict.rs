@@ -12,6 +12,10 @@ const DEGRADED_LATE: f64 = 0.10;
 const DEGRADED_AHEAD: f64 = 0.10;
 /// Degraded from this p95 of received to queryable on; milliseconds.
 const DEGRADED_QUERYABLE_MS: f64 = 60_000.0;
+/// From how much more of those received than before were duplicates on delivery is degraded.
+const DEGRADED_DUPLICATES: f64 = 0.20;
+/// So many must have come before for that.
+const DUPLICATES_BASELINE: u64 = 20;
 /// From how many numbers lost in the browser of all numbers on delivery is degraded.
 const DEGRADED_LOST: f64 = 0.05;
 /// Silent where at least this many were to be expected and none came.
@@ -59,6 +63,7 @@ pub struct Judgement {
 pub(crate) struct Counts {
     pub(crate) received: u64,
     pub(crate) accepted: u64,
+    pub(crate) duplicate: u64,
     pub(crate) rejected: u64,
     pub(crate) late: u64,
     pub(crate) clock_ahead: u64,
@@ -68,6 +73,9 @@ pub(crate) struct Counts {
     pub(crate) numbers: Option<(u64, u64)>,
     /// How many were to be expected by the baseline.
     pub(crate) expected: f64,
+    /// Received in the baseline, and duplicates of these. Some vendors send everything twice, so only a
+    /// change tells.
+    pub(crate) before: (u64, u64),
 }
 
 /// The worst that holds; of equals, the first.
@@ -85,47 +93,54 @@ pub(crate) fn judge(counts: &Counts) -> Judgement {
             healthy("none received, and hardly any expected")
         };
     }
-    let share = |part: u64, whole: u64| {
-        if whole == 0 {
-            0.0
-        } else {
-            part as f64 / whole as f64
-        }
-    };
-    let rejected = share(counts.rejected, counts.received);
-    let lost = counts
-        .numbers
-        .map_or(0.0, |(arrived, lost)| share(lost, arrived + lost));
+    let (arrived, lost) = counts.numbers.unwrap_or_default();
+    let rejected = (counts.rejected, counts.received);
     let checks = [
         (Verdict::Failing, "rejected", rejected, FAILING_REJECTED),
         (Verdict::Degraded, "rejected", rejected, DEGRADED_REJECTED),
         (
             Verdict::Degraded,
             "late by more than 5 min",
-            share(counts.late, counts.accepted),
+            (counts.late, counts.accepted),
             DEGRADED_LATE,
         ),
         (
             Verdict::Degraded,
             "ahead of our clock",
-            share(counts.clock_ahead, counts.accepted),
+            (counts.clock_ahead, counts.accepted),
             DEGRADED_AHEAD,
         ),
         (
             Verdict::Degraded,
             "lost in the browser",
-            lost,
+            (lost, arrived + lost),
             DEGRADED_LOST,
         ),
     ];
-    for (verdict, what, share, limit) in checks {
+    for (verdict, what, (part, whole), limit) in checks {
+        let share = share(part, whole);
         if share >= limit {
             return Judgement {
                 verdict,
-                reason: format!("{} {what}", percent(share)),
+                reason: format!("{} {what} ({part} of {whole})", percent(share)),
                 threshold: Some(format!("{} or more", percent(limit))),
             };
         }
+    }
+    let (before, duplicates_before) = counts.before;
+    let (now, usual) = (
+        share(counts.duplicate, counts.received),
+        share(duplicates_before, before),
+    );
+    if before >= DUPLICATES_BASELINE && now >= usual + DEGRADED_DUPLICATES {
+        return Judgement {
+            verdict: Verdict::Degraded,
+            reason: format!("{} duplicates, {} before", percent(now), percent(usual)),
+            threshold: Some(format!(
+                "{:.0} percentage points more than before",
+                DEGRADED_DUPLICATES * 100.0
+            )),
+        };
     }
     match counts.queryable_p95_ms {
         Some(ms) if ms >= DEGRADED_QUERYABLE_MS => Judgement {
@@ -134,6 +149,14 @@ pub(crate) fn judge(counts: &Counts) -> Judgement {
             threshold: Some(format!("{:.0} s or more", DEGRADED_QUERYABLE_MS / 1_000.0)),
         },
         _ => healthy("arriving"),
+    }
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
     }
 }
 
@@ -257,12 +280,31 @@ mod tests {
     }
 
     #[test]
+    fn duplicates_are_judged_by_what_is_usual_for_the_sender() {
+        let judged = |duplicate, before| {
+            judge(&Counts {
+                duplicate,
+                before,
+                ..counts()
+            })
+        };
+        assert_eq!(judged(50, (100, 50)).verdict, Verdict::Healthy);
+        assert_eq!(judged(50, (19, 0)).verdict, Verdict::Healthy);
+        assert_eq!(judged(19, (100, 0)).verdict, Verdict::Healthy);
+        let more = judged(20, (100, 0));
+        assert_eq!(
+            (more.verdict, more.reason.as_str()),
+            (Verdict::Degraded, "20.0 % duplicates, 0.0 % before")
+        );
+    }
+
+    #[test]
     fn a_verdict_names_what_it_found_and_its_limit() {
         let judged = judge(&Counts {
             rejected: 25,
             ..counts()
         });
-        assert_eq!(judged.reason, "25.0 % rejected");
+        assert_eq!(judged.reason, "25.0 % rejected (25 of 100)");
         assert_eq!(judged.threshold.as_deref(), Some("20.0 % or more"));
     }
 }

@@ -27,8 +27,9 @@ pub use error::{Disposition, StoreError};
 pub use insert::Inserted;
 pub use migrations::{MIGRATIONS, Migration};
 pub use queries::{
-    Books, BrowserLoss, Cohort, GapCount, MetricRow, NameHealth, Rejected, RejectionCount,
-    TypeHealth, Window,
+    Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor, ConversationRow,
+    Figure, GapCount, HealthPoint, HealthRow, MetricRow, NameHealth, PipelinePoint, Rejected,
+    RejectionCount, Restatement, Span, TenantRow, TypeBaseline, TypePoint, Unit, Window,
 };
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};
 pub use rows::{EventRow, OUTCOME_LOST, REFUSED_BY_STORE, UndecodableOutcome};

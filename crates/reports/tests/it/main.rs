@@ -10,7 +10,7 @@ use axum::http::{Request, StatusCode};
 use chatpulse_embedded::clickhouse::{ClickHouse, ClickHouseConfig};
 use chatpulse_model::source::Catalog;
 use chatpulse_model::{Actor, Event, EventType, Outcome, RejectReason, TimeBasis};
-use chatpulse_reports::{Period, conversations, router, tenant_health};
+use chatpulse_reports::{Period, Reports, router};
 use chatpulse_store::{EventRow, Store, StoreConfig};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
@@ -154,7 +154,10 @@ fn event(at: i64) -> Event {
 
 async fn get(store: Store, path: &str) -> (StatusCode, String, String) {
     let request = Request::get(path).body(Body::empty()).unwrap();
-    let response = router(store).oneshot(request).await.unwrap();
+    let response = router(Reports::new(store, Catalog::builtin()))
+        .oneshot(request)
+        .await
+        .unwrap();
     let status = response.status();
     let kind = response.headers()["content-type"]
         .to_str()
@@ -179,7 +182,10 @@ async fn tenant_health_says_what_arrived_what_was_refused_and_why() {
     let store = store("reports_health").await;
     let report = get_json(store, "/v1/report/tenant-health?tenant=acme&since=24h").await;
     assert_eq!(report["judgement"]["verdict"], "failing");
-    assert_eq!(report["judgement"]["reason"], "watermelon: 33.3 % rejected");
+    assert_eq!(
+        report["judgement"]["reason"],
+        "watermelon: 33.3 % rejected (2 of 6)"
+    );
     let [algomo, watermelon] = report["sources"].as_array().unwrap().as_slice() else {
         panic!("{report}")
     };
@@ -199,10 +205,16 @@ async fn tenant_health_says_what_arrived_what_was_refused_and_why() {
     let messages = types
         .iter()
         .find(|t| t["event_type"] == "message.sent" && t["source"] == "watermelon");
+    assert_eq!(
+        messages.unwrap()["rejected"],
+        2,
+        "a rejection counts with the type of its name"
+    );
     let p50 = messages.unwrap()["receive_ms"]["p50"].as_f64().unwrap();
     assert!((p50 - 40.0).abs() <= 0.4, "{p50}");
-    let unknown = types.iter().find(|t| t["event_type"] == "unknown").unwrap();
-    assert!(unknown["receive_ms"].is_null());
+    assert!(types.iter().all(|t| t["event_type"] != "unknown"));
+    let odd = types.iter().find(|t| t["event_type"] == "custom").unwrap();
+    assert_eq!(odd["last_received"].as_str().map(str::len), Some(20));
 }
 
 #[tokio::test]
@@ -240,7 +252,10 @@ async fn conversations_are_measured_per_source_and_null_where_they_cannot_be() {
 async fn every_metric_of_the_views_has_its_row_in_the_report() {
     let store = store("reports_titles").await;
     let period = Period::before(Timestamp::now(), "24h").unwrap();
-    let report = conversations(&store, "acme", period).await.unwrap();
+    let report = Reports::new(store.clone(), Catalog::builtin())
+        .conversations("acme", period)
+        .await
+        .unwrap();
     let mut shown: Vec<&str> = report.metrics.iter().map(|metric| metric.metric).collect();
     shown.sort_unstable();
     let client = clickhouse_client("reports_titles");
@@ -263,12 +278,15 @@ fn clickhouse_client(database: &str) -> clickhouse::Client {
 async fn markdown_shows_na_and_never_lets_foreign_text_out_of_its_cell() {
     let store = store("reports_markdown").await;
     let period = Period::before(Timestamp::now(), "24h").unwrap();
-    let health = tenant_health(&store, "acme", period)
+    let health = Reports::new(store.clone(), Catalog::builtin())
+        .tenant_health("acme", period)
         .await
         .unwrap()
         .to_markdown();
     assert!(
-        health.starts_with("# Tenant health: acme\n\n**failing**: watermelon: 33.3 % rejected\n"),
+        health.starts_with(
+            "# Tenant health: acme\n\n**failing**: watermelon: 33.3 % rejected (2 of 6)\n"
+        ),
         "{health}"
     );
     assert!(
@@ -279,7 +297,8 @@ async fn markdown_shows_na_and_never_lets_foreign_text_out_of_its_cell() {
         health.contains("| odd\u{fffd}name | not documented | 1 | 0 |"),
         "{health}"
     );
-    let conversations = conversations(&store, "acme", period)
+    let conversations = Reports::new(store.clone(), Catalog::builtin())
+        .conversations("acme", period)
         .await
         .unwrap()
         .to_markdown();

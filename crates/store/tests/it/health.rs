@@ -1,5 +1,5 @@
 use chatpulse_model::{Event, EventType, RejectReason, TimeBasis};
-use chatpulse_store::{BrowserLoss, GapCount, NameHealth, RejectionCount, Window};
+use chatpulse_store::{BrowserLoss, GapCount, NameHealth, RejectionCount, Span, Unit, Window};
 
 use crate::support::{DAY, HOUR, SECOND, START, Script, duplicate, event, insert, rejected, store};
 
@@ -10,6 +10,14 @@ const WINDOW: Window = Window {
 const BASELINE: Window = Window {
     since_ms: START - 7 * DAY,
     until_ms: START,
+};
+const SPAN: Span = Span {
+    window: WINDOW,
+    unit: Unit::Hour,
+};
+const BEFORE: Span = Span {
+    window: BASELINE,
+    unit: Unit::Hour,
 };
 
 /// An event of a name, so long after it happened received at the given time after [`START`].
@@ -50,13 +58,26 @@ async fn delivery_is_counted_by_type_in_window_and_baseline() {
     ];
     events[8].event_type = EventType::WidgetClosed;
     insert(&store, "all", &events).await;
-    let health = store.type_health("acme", WINDOW, BASELINE).await.unwrap();
-    let [unknown, opened] = health.as_slice() else {
+    let health = store.health("acme", SPAN).await.unwrap();
+    let [all, of_source, unknown, opened] = health.as_slice() else {
         panic!("{health:?}")
     };
     assert_eq!(
+        (all.source.as_deref(), all.event_type.as_deref()),
+        (None, None)
+    );
+    assert_eq!(
+        (all.received, all.accepted, all.duplicate, all.rejected),
+        (7, 5, 1, 1)
+    );
+    assert_eq!(
+        (of_source.source.as_deref(), of_source.event_type.as_deref()),
+        (Some("watermelon"), None)
+    );
+    assert_eq!(of_source.receive_ms, all.receive_ms);
+    assert_eq!(
         (
-            unknown.event_type.as_str(),
+            unknown.event_type.as_deref().unwrap(),
             unknown.received,
             unknown.rejected
         ),
@@ -66,7 +87,7 @@ async fn delivery_is_counted_by_type_in_window_and_baseline() {
         (unknown.receive_ms.len(), unknown.queryable_ms.len()),
         (0, 0)
     );
-    assert_eq!(opened.event_type, "widget.opened");
+    assert_eq!(opened.event_type.as_deref(), Some("widget.opened"));
     assert_eq!(
         (
             opened.received,
@@ -76,9 +97,17 @@ async fn delivery_is_counted_by_type_in_window_and_baseline() {
         ),
         (6, 5, 1, 0)
     );
+    assert_eq!((opened.late, opened.clock_ahead), (1, 1));
+    let [before] = &store.baseline("acme", BEFORE).await.unwrap()[..] else {
+        panic!()
+    };
     assert_eq!(
-        (opened.late, opened.clock_ahead, opened.baseline_received),
-        (1, 1, 1)
+        (
+            before.event_type.as_str(),
+            before.received,
+            before.duplicate
+        ),
+        ("widget.opened", 1, 0)
     );
     assert_eq!(opened.last_received_ms, START + HOUR);
     // Of 100, 300,000 and 300,001 ms.
@@ -103,12 +132,13 @@ async fn names_that_came_and_went_are_told_apart() {
         },
     ];
     insert(&store, "all", &events).await;
-    let names = store.name_health("acme", WINDOW, BASELINE).await.unwrap();
+    let names = store.name_health("acme", SPAN, BEFORE).await.unwrap();
     let name = |name: &str, documented, received, baseline_received, last: i64| NameHealth {
         source: "watermelon".into(),
         source_event: name.into(),
         documented,
         received,
+        rejected: 0,
         baseline_received,
         last_received_ms: START + last,
     };

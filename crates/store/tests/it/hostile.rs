@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chatpulse_model::{Actor, Event, EventType, TimeBasis};
-use chatpulse_store::Window;
+use chatpulse_store::{Span, Unit, Window};
 
 use crate::support::{DAY, HOUR, START, client, event, insert, number, store};
 
@@ -15,6 +15,13 @@ const BASELINE: Window = Window {
     since_ms: START - 7 * DAY,
     until_ms: START,
 };
+
+fn by_hour(window: Window) -> Span {
+    Span {
+        window,
+        unit: Unit::Hour,
+    }
+}
 
 fn message(offset: i64) -> Event {
     Event {
@@ -68,10 +75,16 @@ async fn a_flood_of_names_and_ids_is_counted_and_leaves_what_is_asked_for_bounde
             "{sql}"
         );
     }
-    let names = store.name_health("acme", WINDOW, BASELINE).await.unwrap();
+    let names = store
+        .name_health("acme", by_hour(WINDOW), by_hour(BASELINE))
+        .await
+        .unwrap();
     assert_eq!(names.len(), 1_000);
     assert!(names.iter().any(|name| name.source_event == "documented"));
-    let of_bravo = store.name_health("bravo", WINDOW, BASELINE).await.unwrap();
+    let of_bravo = store
+        .name_health("bravo", by_hour(WINDOW), by_hour(BASELINE))
+        .await
+        .unwrap();
     assert_eq!(of_bravo.len(), 1);
 }
 
@@ -129,9 +142,11 @@ async fn a_time_beyond_every_calendar_is_a_row_and_blocks_nothing() {
     ] {
         assert_eq!(number(&client, sql).await, rows, "{sql}");
     }
-    let health = store.type_health("acme", WINDOW, BASELINE).await.unwrap();
-    let received: u64 = health.iter().map(|of_type| of_type.received).sum();
-    assert_eq!(received, 2, "the neighbours, and none of the wild ones");
+    let health = store.health("acme", by_hour(WINDOW)).await.unwrap();
+    assert_eq!(
+        health[0].received, 2,
+        "the neighbours, and none of the wild ones"
+    );
 }
 
 #[tokio::test]
@@ -178,7 +193,10 @@ async fn hostile_text_is_stored_as_it_is_and_asks_nothing_of_the_server() {
             until_ms: START + HOUR,
             ..WINDOW
         };
-        let names = store.name_health(text, window, BASELINE).await.unwrap();
+        let names = store
+            .name_health(text, by_hour(window), by_hour(BASELINE))
+            .await
+            .unwrap();
         assert_eq!(names.len(), 1, "{text}");
         assert_eq!(names[0].source_event, text);
     }

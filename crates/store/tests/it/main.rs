@@ -10,4 +10,5 @@ mod metrics;
 mod migrations;
 mod poison;
 mod rejected;
+mod reports;
 mod support;
