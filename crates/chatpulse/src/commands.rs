@@ -207,7 +207,14 @@ pub(crate) async fn run(
         Command::Sink => sink(stages, stop).await?,
         Command::Reports => {
             let listener = status::listen("reports.listen", stages.config.reports.listen).await?;
-            stages.report(listener, Vec::new(), stop).await?;
+            let admin = Admin::new(&stages.kafka("lag"))?;
+            let lag = [stages.enricher_lag()?, stages.sink_lag_watch()?];
+            let watches = async {
+                tokio::try_join!(lag[0].run(&admin, &stop), lag[1].run(&admin, &stop)).map(drop)
+            };
+            // Readiness asks for the store alone: the reports serve while the stages stand still.
+            let report = stages.clone().report(listener, Vec::new(), stop.clone());
+            beside(report, watches, &stop).await?;
         }
         Command::Migrate => {
             stages.migrate().await?;

@@ -1,5 +1,5 @@
-//! How far a stage's group is behind its topic, as metrics and for readiness: a stage can answer
-//! every request and still stand still.
+//! How far a stage's group is behind its topic, as metrics, for readiness, and for the dashboard: a stage
+//! can answer every request and still stand still.
 
 use std::{
     collections::BTreeMap,
@@ -8,21 +8,26 @@ use std::{
 };
 
 use chatpulse_kafka::{Admin, PartitionLag};
+use chatpulse_reports::StageLag;
+use jiff::Timestamp;
 use prometheus::{IntGaugeVec, Opts, Registry};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often the broker is asked.
-const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(5);
 /// A partition with waiting records that has not moved for so long stands still.
 const STILL: Duration = Duration::from_secs(60);
 
 /// The lag of one group in one topic. Clones share it.
 #[derive(Clone)]
 pub(crate) struct LagWatch {
+    stage: &'static str,
     group: String,
     topic: Arc<str>,
     gauge: IntGaugeVec,
     partitions: Arc<Mutex<BTreeMap<i32, Seen>>>,
+    board: watch::Sender<Vec<StageLag>>,
 }
 
 /// A partition when it last moved.
@@ -33,12 +38,12 @@ struct Seen {
 }
 
 impl LagWatch {
-    /// Registers the gauge of `stage`.
+    /// Registers the gauge of `stage`, whose `group` reads `topic`.
     pub(crate) fn new(
         registry: &Registry,
-        stage: &str,
-        group: String,
-        topic: Arc<str>,
+        stage: &'static str,
+        (group, topic): (String, Arc<str>),
+        board: watch::Sender<Vec<StageLag>>,
     ) -> Result<Self, prometheus::Error> {
         let options = Opts::new(
             format!("chatpulse_{stage}_lag_records"),
@@ -47,10 +52,12 @@ impl LagWatch {
         let gauge = IntGaugeVec::new(options, &["partition"])?;
         registry.register(Box::new(gauge.clone()))?;
         Ok(Self {
+            stage,
             group,
             topic,
             gauge,
             partitions: Arc::default(),
+            board,
         })
     }
 
@@ -64,7 +71,11 @@ impl LagWatch {
                 () = stop.cancelled() => return Ok(()),
             }
             match admin.lag(&self.group, &self.topic).await {
-                Ok(lag) => self.note(Instant::now(), &lag),
+                Ok(lag) => {
+                    let now = Instant::now();
+                    self.note(now, &lag);
+                    self.show(now);
+                }
                 Err(error) => tracing::debug!(%error, group = self.group, "lag is not known"),
             }
         }
@@ -90,6 +101,27 @@ impl LagWatch {
         }
     }
 
+    /// Puts what was noted on the board, in the place of what it said before.
+    fn show(&self, now: Instant) {
+        let lag = StageLag {
+            stage: self.stage.to_owned(),
+            topic: self.topic.to_string(),
+            as_of: Timestamp::now(),
+            partitions: self
+                .lock()
+                .iter()
+                .map(|(partition, seen)| partition_lag(*partition, seen, now))
+                .collect(),
+        };
+        self.board.send_modify(|stages| {
+            match stages.iter_mut().find(|known| known.stage == lag.stage) {
+                Some(known) => *known = lag,
+                None => stages.push(lag),
+            }
+            stages.sort_by(|a, b| a.stage.cmp(&b.stage));
+        });
+    }
+
     /// One line for every partition that stands still.
     pub(crate) fn faults(&self, now: Instant) -> Vec<String> {
         self.lock()
@@ -113,6 +145,15 @@ impl LagWatch {
     }
 }
 
+fn partition_lag(partition: i32, seen: &Seen, now: Instant) -> chatpulse_reports::PartitionLag {
+    let still = now - seen.moved;
+    chatpulse_reports::PartitionLag {
+        partition,
+        records: seen.waiting,
+        still_seconds: (seen.waiting > 0 && still >= STILL).then_some(still.as_secs()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +170,13 @@ mod tests {
     #[test]
     fn a_partition_stands_still_when_records_wait_and_nothing_is_finished() {
         let registry = Registry::new();
-        let watch = LagWatch::new(&registry, "test", "g".into(), "t".into()).unwrap();
+        let watch = LagWatch::new(
+            &registry,
+            "test",
+            ("g".into(), "t".into()),
+            watch::Sender::default(),
+        )
+        .unwrap();
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         watch.note(start, &lag(None, 0));
@@ -144,5 +191,17 @@ mod tests {
         watch.note(after(170), &lag(Some(4), 9));
         assert!(watch.faults(after(200)).is_empty(), "it moved");
         assert_eq!(watch.gauge.with_label_values(&["3"]).get(), 5);
+
+        watch.show(after(200));
+        watch.show(after(240));
+        let board = watch.board.borrow();
+        let [stage] = board.as_slice() else {
+            panic!("{board:?}")
+        };
+        let shown = &stage.partitions[0];
+        assert_eq!(
+            (shown.partition, shown.records, shown.still_seconds),
+            (3, 5, Some(70))
+        );
     }
 }

@@ -7,9 +7,10 @@ use chatpulse_enricher::Checkpoints;
 use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
 use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
+use chatpulse_reports::{Reports, StageLag};
 use chatpulse_store::{Store, StoreConfig};
 use prometheus::Registry;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,6 +28,8 @@ pub(crate) struct Stages {
     pub(crate) topics: Topics,
     wire: Arc<Wire>,
     pub(crate) registry: Registry,
+    /// What the lag watches of this process have seen, for the dashboard.
+    lag: watch::Sender<Vec<StageLag>>,
 }
 
 impl Stages {
@@ -42,6 +45,7 @@ impl Stages {
             topics,
             wire: Arc::new(wire),
             registry: Registry::new(),
+            lag: watch::Sender::default(),
         };
         stages.kafka("check").validate()?;
         Ok(stages)
@@ -139,14 +143,16 @@ impl Stages {
 
     /// How far the enrichers are behind the producers.
     pub(crate) fn enricher_lag(&self) -> anyhow::Result<LagWatch> {
-        let (group, topic) = (self.enricher_group(), self.topics.raw.clone());
-        Ok(LagWatch::new(&self.registry, "enricher", group, topic)?)
+        let reads = (self.enricher_group(), self.topics.raw.clone());
+        let board = self.lag.clone();
+        Ok(LagWatch::new(&self.registry, "enricher", reads, board)?)
     }
 
     /// How far the sinks are behind the enrichers.
     pub(crate) fn sink_lag_watch(&self) -> anyhow::Result<LagWatch> {
-        let (group, topic) = (self.sink_group(), self.topics.events.clone());
-        Ok(LagWatch::new(&self.registry, "sink", group, topic)?)
+        let reads = (self.sink_group(), self.topics.events.clone());
+        let board = self.lag.clone();
+        Ok(LagWatch::new(&self.registry, "sink", reads, board)?)
     }
 
     /// What the brokers say of the raw partitions: how far they reach, and how far the sinks have
@@ -256,8 +262,8 @@ impl Stages {
     }
 
     /// What reports are made of.
-    pub(crate) fn reports(&self) -> chatpulse_reports::Reports {
-        chatpulse_reports::Reports::new(self.store(), self.catalog)
+    pub(crate) fn reports(&self) -> Reports {
+        Reports::new(self.store(), self.catalog).with_lag(self.lag.subscribe())
     }
 
     /// Reports over HTTP, until `stop`, with the lag of the stages that run in this process.
