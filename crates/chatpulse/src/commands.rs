@@ -9,7 +9,7 @@ use chatpulse_producer::{
     ReplayJob,
     tenants::{TenantsFile, new_tenant},
 };
-use chatpulse_reports::Period;
+use chatpulse_reports::{Period, PeriodError};
 use chatpulse_store::{Audit, AuditOptions, Claim, StoreError};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -126,7 +126,8 @@ pub(crate) struct AuditArgs {
 pub(crate) enum ReportCommand {
     /// Do a tenant's events arrive? Delivery per event type with a verdict, losses, drift.
     #[command(after_help = "Example:
-  chatpulse report tenant-health --tenant acme --since 24h --format md")]
+  chatpulse report tenant-health --tenant acme --since 24h
+  chatpulse report tenant-health --tenant acme --since 7d --format csv > health.csv")]
     TenantHealth(ReportArgs),
     /// What became of the conversations that started: outcomes, handoff, containment, times.
     #[command(after_help = "Example:
@@ -140,11 +141,26 @@ pub(crate) struct ReportArgs {
     #[arg(long)]
     tenant: String,
     /// How far back: 90m, 24h, 7d.
-    #[arg(long, default_value = "24h")]
+    #[arg(long, default_value = "24h", conflicts_with = "from")]
     since: String,
+    /// First moment instead, e.g. 2026-11-01T00:00:00Z.
+    #[arg(long, value_name = "TIME", requires = "to")]
+    from: Option<Timestamp>,
+    /// First moment after it.
+    #[arg(long, value_name = "TIME", requires = "from")]
+    to: Option<Timestamp>,
     /// Form of the report.
     #[arg(long, default_value = "md")]
     format: ReportFormat,
+}
+
+impl ReportArgs {
+    fn period(&self) -> Result<Period, PeriodError> {
+        match (self.from, self.to) {
+            (Some(from), Some(to)) => Period::between(from, to),
+            _ => Period::before(Timestamp::now(), &self.since),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -153,6 +169,8 @@ enum ReportFormat {
     Md,
     /// One JSON object.
     Json,
+    /// One table for a spreadsheet.
+    Csv,
 }
 
 #[derive(Debug, Subcommand)]
@@ -392,20 +410,21 @@ async fn replay(stages: Stages, args: ReplayArgs) -> anyhow::Result<()> {
 
 async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
     let reports = stages.reports();
-    let period = |args: &ReportArgs| Period::before(Timestamp::now(), &args.since);
     let text = match command {
         ReportCommand::TenantHealth(args) => {
-            let report = reports.tenant_health(&args.tenant, period(&args)?).await?;
+            let report = reports.tenant_health(&args.tenant, args.period()?).await?;
             match args.format {
                 ReportFormat::Md => report.to_markdown(),
                 ReportFormat::Json => serde_json::to_string_pretty(&report)?,
+                ReportFormat::Csv => report.to_csv()?,
             }
         }
         ReportCommand::Conversations(args) => {
-            let report = reports.conversations(&args.tenant, period(&args)?).await?;
+            let report = reports.conversations(&args.tenant, args.period()?).await?;
             match args.format {
                 ReportFormat::Md => report.to_markdown(),
                 ReportFormat::Json => serde_json::to_string_pretty(&report)?,
+                ReportFormat::Csv => report.to_csv()?,
             }
         }
     };

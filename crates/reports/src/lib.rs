@@ -9,6 +9,7 @@
 //! What a source cannot show is `null` in JSON and `n/a` for people, never 0.
 
 mod conversations;
+mod csv;
 mod delivery;
 mod failures;
 mod health;

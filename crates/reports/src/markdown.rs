@@ -1,14 +1,31 @@
 //! Reports as Markdown, for terminals, tickets and mail.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::conversations::{Conversations, Value};
+use chatpulse_store::Unit;
+
+use crate::conversations::{Conversations, Metric, Restatement, State, Value};
 use crate::health::{Percentiles, TenantHealth};
 use crate::text::{NOT_AVAILABLE, duration, one_line};
 use crate::verdict::percent;
 
 /// Longest text of unknown origin in a cell; characters.
 const CELL: usize = 120;
+/// What marks a figure that can still change without a late event.
+const PROVISIONAL: &str = " \\*";
+const LEGEND: &str = "Durations are median / p90 / p95. n/a: the source cannot show it. none: nothing to \
+    measure. \\*: provisional, for conversations are open or the window is not over.";
+/// The metrics that a group shows.
+pub(crate) const GROUP_METRICS: [&str; 7] = [
+    "conversations",
+    "total_messages",
+    "handoff_rate",
+    "containment_rate",
+    "first_response_any",
+    "first_response_human",
+    "csat",
+];
 
 impl TenantHealth {
     /// The report as Markdown.
@@ -159,11 +176,11 @@ impl Conversations {
     /// The report as Markdown.
     pub fn to_markdown(&self) -> String {
         let mut out = format!(
-            "# Conversations: {}\n\nStarted from {} to {} (UTC), judged at {}.\n",
+            "# Conversations: {}\n\nStarted from {} to {} (UTC). {}\n\n{LEGEND}\n",
             cell(&self.tenant),
             self.window.since,
             self.window.until,
-            or_not_available(self.state.as_of)
+            self.state_line(),
         );
         let mut heads = vec!["metric".to_owned(), "all".to_owned()];
         heads.extend(self.sources.iter().map(|source| cell(source)));
@@ -177,12 +194,128 @@ impl Conversations {
                     .sources
                     .iter()
                     .map(|source| metric.by_source.get(source));
-                let mut cells = vec![metric.title.to_owned(), value(metric.overall.as_ref())];
+                let mark = if metric.provisional { PROVISIONAL } else { "" };
+                let mut cells = vec![
+                    metric.title.to_owned(),
+                    format!("{}{mark}", value(metric.overall.as_ref())),
+                ];
                 cells.extend(of_sources.map(|found| value(found.and_then(Option::as_ref))));
                 cells
             }),
         );
+        let unit = match self.unit {
+            Unit::Minute => "minute",
+            Unit::Hour => "hour",
+            Unit::Day => "day",
+        };
+        let times = self.by_time.iter().map(|group| {
+            let at = match self.unit {
+                Unit::Day => group.at.strftime("%Y-%m-%d").to_string(),
+                Unit::Minute | Unit::Hour => group.at.to_string(),
+            };
+            (at, group.provisional, &group.metrics)
+        });
+        self.groups(&mut out, ("By ", unit), times);
+        for (name, groups) in [("widget", &self.by_widget), ("language", &self.by_language)] {
+            let rows = groups.iter().map(|group| {
+                let name = if group.value.is_empty() {
+                    "(not told)"
+                } else {
+                    &group.value
+                };
+                (cell(name), group.provisional, &group.metrics)
+            });
+            self.groups(&mut out, ("By ", name), rows);
+        }
+        table(
+            &mut out,
+            "Restated figures",
+            &[
+                "day",
+                "source",
+                "metric",
+                "was",
+                "is now",
+                "why",
+                "settled as of",
+                "restated as of",
+            ],
+            self.restatements.iter().map(|r| {
+                vec![
+                    r.day.strftime("%Y-%m-%d").to_string(),
+                    cell(&r.source),
+                    cell(&r.metric),
+                    value(r.was.as_ref()),
+                    value(r.is.as_ref()),
+                    r.why(),
+                    r.settled_as_of.to_string(),
+                    r.restated_as_of.to_string(),
+                ]
+            }),
+        );
         out
+    }
+
+    /// How many conversations, and what can still change.
+    pub(crate) fn state_line(&self) -> String {
+        let State {
+            as_of: Some(as_of),
+            conversations,
+            open,
+            ..
+        } = &self.state
+        else {
+            return "No conversation started then.".to_owned();
+        };
+        let settles = match self.state.settles_at {
+            Some(at) => format!(", the last of them until {at} if it stays silent"),
+            None => String::new(),
+        };
+        format!(
+            "{conversations} conversations, {open} of them open{settles}; judged as of {as_of}."
+        )
+    }
+
+    fn groups<'g>(
+        &self,
+        out: &mut String,
+        (title, name): (&str, &str),
+        groups: impl Iterator<Item = (String, bool, &'g BTreeMap<String, Option<Value>>)>,
+    ) {
+        let shown: Vec<&Metric> = GROUP_METRICS
+            .iter()
+            .filter_map(|name| self.metrics.iter().find(|metric| metric.metric == *name))
+            .collect();
+        let mut heads = vec![name];
+        heads.extend(shown.iter().map(|metric| metric.title));
+        table(
+            out,
+            &format!("{title}{name}"),
+            &heads,
+            groups.map(|(key, provisional, metrics)| {
+                let mark = if provisional { PROVISIONAL } else { "" };
+                let mut cells = vec![format!("{key}{mark}")];
+                cells.extend(
+                    shown
+                        .iter()
+                        .map(|metric| value(metrics.get(metric.metric).and_then(Option::as_ref))),
+                );
+                cells
+            }),
+        );
+    }
+}
+
+impl Restatement {
+    /// Why the figure changed.
+    pub(crate) fn why(&self) -> String {
+        match (self.late_events, self.first_occurred, self.last_occurred) {
+            (0, ..) => "the events of the day were judged anew".to_owned(),
+            (n, Some(first), Some(last)) => {
+                format!("{n} late events, occurred from {first} to {last}")
+            }
+            (n, ..) => format!("{n} late events"),
+        }
     }
 }
 

@@ -303,17 +303,63 @@ async fn markdown_shows_na_and_never_lets_foreign_text_out_of_its_cell() {
         .unwrap()
         .to_markdown();
     assert!(
-        conversations.contains("| Containment rate (of C) | 100.0 % (1/1) | n/a | 100.0 % (1/1) |"),
+        conversations
+            .contains("| Containment rate (of C) | 100.0 % (1/1) \\* | n/a | 100.0 % (1/1) |"),
         "{conversations}"
     );
     assert!(
-        conversations.contains("| First response | 2.0 s / 2.0 s / 2.0 s (n = 1) | n/a |"),
+        conversations.contains("| First response | 2.0 s / 2.0 s / 2.0 s (n = 1) \\* | n/a |"),
         "{conversations}"
     );
     assert!(
-        conversations.contains("| Handle time | none | n/a | none |"),
+        conversations.contains("| Handle time | none \\* | n/a | none |"),
         "{conversations}"
     );
+}
+
+#[tokio::test]
+async fn csv_has_what_the_report_has_and_nothing_that_a_spreadsheet_would_run() {
+    let store = store("reports_csv").await;
+    let reports = Reports::new(store, Catalog::builtin());
+    let period = Period::before(Timestamp::now(), "24h").unwrap();
+    let health = reports.tenant_health("acme", period).await.unwrap();
+    let rows = table(&health.to_csv().unwrap());
+    assert_eq!(rows.len(), health.sources.len() + health.types.len());
+    let watermelon = rows
+        .iter()
+        .find(|row| row["source"] == "watermelon" && row["event_type"].is_empty())
+        .unwrap();
+    assert_eq!(watermelon["received"], "6");
+    assert_eq!(watermelon["lost_in_browser"], "", "nobody knows");
+    assert_eq!(watermelon["verdict"], "failing");
+
+    let conversations = reports.conversations("acme", period).await.unwrap();
+    let rows = table(&conversations.to_csv().unwrap());
+    let value = |breakdown: &str, group: &str, metric: &str| {
+        let row = rows.iter().find(|row| {
+            row["breakdown"] == breakdown && row["group"] == group && row["metric"] == metric
+        });
+        let row = row.unwrap_or_else(|| panic!("{breakdown} {group} {metric}"));
+        (row["observable"].clone(), row["value"].clone())
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(
+        value("source", "watermelon", "containment_rate"),
+        pair("true", "1")
+    );
+    assert_eq!(
+        value("source", "algomo", "containment_rate"),
+        pair("false", "")
+    );
+    assert_eq!(value("overall", "", "conversations"), pair("true", "2"));
+    assert_eq!(value("language", "", "total_messages"), pair("true", "3"));
+}
+
+fn table(csv: &str) -> Vec<std::collections::HashMap<String, String>> {
+    csv::Reader::from_reader(csv.as_bytes())
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .unwrap()
 }
 
 #[tokio::test]
