@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use chatpulse_producer::ProducerConfig;
+use chatpulse_store::StoreConfig;
 use serde::Deserialize;
 
 /// Everything that can be set. Every section and key has a default; `deploy/chatpulse.toml` shows them all.
@@ -62,10 +63,29 @@ pub(crate) struct ClickHouse {
     pub(crate) url: String,
     /// Database; created by `chatpulse migrate`.
     pub(crate) database: String,
+    /// Database of the views for analysts, created likewise. Default: `database` with `_bi` behind it.
+    pub(crate) bi_database: Option<String>,
     /// User.
     pub(crate) user: String,
     /// Password; better given as `CHATPULSE__CLICKHOUSE__PASSWORD`.
     pub(crate) password: Option<Secret>,
+}
+
+impl ClickHouse {
+    /// What the store needs of it.
+    pub(crate) fn store(&self) -> StoreConfig {
+        let password = self.password.as_ref();
+        StoreConfig {
+            url: self.url.clone(),
+            database: self.database.clone(),
+            bi_database: self.bi_database.clone(),
+            user: self.user.clone(),
+            password: password
+                .map(|secret| secret.reveal().to_owned())
+                .unwrap_or_default(),
+            ..StoreConfig::default()
+        }
+    }
 }
 
 /// `[enricher]`
@@ -171,6 +191,7 @@ impl Default for ClickHouse {
         Self {
             url: "http://127.0.0.1:8123".into(),
             database: "chatpulse".into(),
+            bi_database: None,
             user: "default".into(),
             password: None,
         }

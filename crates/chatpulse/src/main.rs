@@ -7,6 +7,7 @@ mod commands;
 mod config;
 #[cfg(feature = "embedded")]
 mod demo;
+mod docs;
 mod lag;
 #[cfg(feature = "embedded")]
 mod local;
@@ -51,6 +52,7 @@ enum Command {
     Demo(demo::DemoArgs),
     #[cfg(feature = "embedded")]
     Serve(commands::ServeArgs),
+    Docs(docs::DocsArgs),
     #[command(flatten)]
     Other(commands::Command),
 }
@@ -82,6 +84,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     let config = config::load(cli.config.as_deref())?;
     let stop = stop_on_signal()?;
     match cli.command {
+        Command::Docs(args) => docs::run(&config, &args).map(|()| true),
         #[cfg(feature = "embedded")]
         Command::Demo(args) => demo::run(config, args, stop).await,
         #[cfg(feature = "embedded")]

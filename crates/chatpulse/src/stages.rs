@@ -8,7 +8,7 @@ use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, T
 use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
 use chatpulse_reports::{Reports, StageLag};
-use chatpulse_store::{Store, StoreConfig};
+use chatpulse_store::Store;
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -64,18 +64,7 @@ impl Stages {
 
     /// The store's handle.
     pub(crate) fn store(&self) -> Store {
-        let clickhouse = &self.config.clickhouse;
-        Store::new(&StoreConfig {
-            url: clickhouse.url.clone(),
-            database: clickhouse.database.clone(),
-            user: clickhouse.user.clone(),
-            password: clickhouse
-                .password
-                .as_ref()
-                .map(|secret| secret.reveal().to_owned())
-                .unwrap_or_default(),
-            ..StoreConfig::default()
-        })
+        Store::new(&self.config.clickhouse.store())
     }
 
     /// Creates the topics that are absent.

@@ -12,6 +12,7 @@
 
 mod audit;
 mod config;
+mod dictionary;
 mod error;
 mod insert;
 mod migrations;
@@ -23,6 +24,7 @@ mod views;
 
 pub use audit::{Audit, AuditOptions, Claim, Finding, MessageCounts, PartitionBooks, TenantBooks};
 pub use config::{Engine, StoreConfig};
+pub use dictionary::{Column, Dictionary, View};
 pub use error::{Disposition, StoreError};
 pub use insert::Inserted;
 pub use migrations::{MIGRATIONS, Migration};

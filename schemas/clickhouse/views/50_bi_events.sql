@@ -3,7 +3,8 @@
 -- view says what a row is, and every column what it holds.
 --
 -- The views run with the rights of the user who migrates (SQL SECURITY DEFINER): a reader needs no
--- right on the tables behind them.
+-- right on the tables behind them. What a SELECT does not cast, the engine hands out in its own type,
+-- whatever the column list says; a test compares the two.
 
 CREATE OR REPLACE VIEW {bi}.events
 (
@@ -105,9 +106,9 @@ AS SELECT
     tenant,
     source,
     session_id,
-    first_received_at,
-    last_received_at,
-    highest AS highest_sequence,
+    first_received_at::DateTime64(3, 'UTC') AS first_received_at,
+    last_received_at::DateTime64(3, 'UTC') AS last_received_at,
+    highest::UInt64 AS highest_sequence,
     arrived,
     lost_in_browser
 FROM sessions

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a set-up that fails is a test that fails
 
 mod audit;
+mod bi;
 mod health;
 mod hostile;
 mod insert;

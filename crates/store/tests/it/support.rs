@@ -28,6 +28,7 @@ pub(crate) fn url() -> String {
     let shared = SHARED.get_or_init(|| {
         let data_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("store-clickhouse");
         let _ = std::fs::remove_dir_all(&data_dir);
+        crate::bi::add_readers(&data_dir);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             let server = runtime

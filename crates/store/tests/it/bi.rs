@@ -1,0 +1,367 @@
+//! The views for analysts: what they promise, who may read them, and what is built on them (ready
+//! queries, Grafana dashboards).
+
+use std::path::Path;
+
+use chatpulse_model::{Actor, Event, EventType, ScoreKind};
+use chatpulse_store::{Column, Dictionary, Store, View};
+use clickhouse::Row;
+use serde::Deserialize;
+
+use crate::support::{
+    DAY, HOUR, SECOND, START, Script, client, duplicate, event, execute, insert, rejected, store,
+};
+
+/// Two users beside the engine's own, who may read the views for analysts of the database
+/// `bi_access` and nothing else: one all of it, one the rows of tenant acme alone. The engine checks
+/// the rights of a view's definer, so a view that is defined as such a user shows what that user may
+/// see. It reads `engine.d` beside its configuration.
+pub(crate) fn add_readers(data_dir: &Path) {
+    let include = data_dir.join("engine.d");
+    std::fs::create_dir_all(&include).unwrap();
+    let users = data_dir.join("readers.xml");
+    let policies: String = Dictionary::compiled_in("bi_access_bi")
+        .views
+        .iter()
+        .filter(|view| view.has_tenants())
+        .map(|view| format!("<{0}><filter>tenant = 'acme'</filter></{0}>", view.name))
+        .collect();
+    let user = "<password></password><networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota>";
+    let grants = "<grants><query>GRANT SELECT ON bi_access_bi.*</query></grants>";
+    let text = format!(
+        "<clickhouse><profiles><default></default></profiles><quotas><default></default></quotas><users>
+         <default>{user}</default>
+         <analyst>{user}{grants}</analyst>
+         <acme_analyst>{user}{grants}<databases><bi_access_bi>{policies}</bi_access_bi></databases></acme_analyst>
+         </users></clickhouse>"
+    );
+    std::fs::write(&users, text).unwrap();
+    let config = format!(
+        "<clickhouse><users_config>{}</users_config></clickhouse>",
+        users.display()
+    );
+    std::fs::write(include.join("readers.xml"), config).unwrap();
+}
+
+#[derive(Row, Deserialize)]
+struct ColumnRow {
+    view: String,
+    view_comment: String,
+    name: String,
+    type_name: String,
+    comment: String,
+}
+
+/// The dictionary as the engine has it.
+async fn dictionary_of_engine(database: &str) -> Dictionary {
+    let rows: Vec<ColumnRow> = client("default")
+        .query(
+            "SELECT c.table AS view, t.comment AS view_comment, c.name AS name, c.type AS type_name,
+                    c.comment AS comment
+             FROM system.columns AS c
+             INNER JOIN system.tables AS t ON t.database = c.database AND t.name = c.table
+             WHERE c.database = ? ORDER BY c.table, c.position",
+        )
+        .bind(database)
+        .fetch_all()
+        .await
+        .unwrap();
+    let mut views: Vec<View> = Vec::new();
+    for row in rows {
+        if views.last().is_none_or(|view| view.name != row.view) {
+            views.push(View {
+                name: row.view,
+                comment: row.view_comment,
+                columns: Vec::new(),
+            });
+        }
+        views.last_mut().unwrap().columns.push(Column {
+            name: row.name,
+            type_name: row.type_name,
+            comment: row.comment,
+        });
+    }
+    Dictionary {
+        database: database.to_owned(),
+        views,
+    }
+}
+
+#[tokio::test]
+async fn the_dictionary_is_what_the_engine_says() {
+    store("bi_dictionary").await;
+    let mut compiled = Dictionary::compiled_in("bi_dictionary_bi");
+    compiled.views.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(compiled, dictionary_of_engine("bi_dictionary_bi").await);
+}
+
+/// The engine says what a view declares, and hands out what its SELECT makes.
+#[tokio::test]
+async fn columns_come_in_the_types_that_are_declared() {
+    store("bi_declared").await;
+    for view in Dictionary::compiled_in("bi_declared_bi").views {
+        let sql = format!("DESCRIBE TABLE (SELECT * FROM {})", view.name);
+        let come = lines("bi_declared_bi", &sql, &[]).await;
+        let come = come.iter().map(|line| {
+            let mut fields = line.split('\t');
+            let (name, type_name) = (fields.next().unwrap(), fields.next().unwrap());
+            format!("{name}: {}", type_name.replace("\\'", "'"))
+        });
+        let come: Vec<String> = come.collect();
+        let declared = view.columns.iter();
+        let declared = declared.map(|column| format!("{}: {}", column.name, column.type_name));
+        assert_eq!(come, declared.collect::<Vec<_>>(), "{}", view.name);
+    }
+}
+
+/// A change that this snapshot shows breaks what analysts have built: only new lines are allowed.
+#[tokio::test]
+async fn names_and_types_are_kept() {
+    store("bi_types").await;
+    let dictionary = dictionary_of_engine("bi_types_bi").await;
+    let lines = dictionary.views.iter().flat_map(|view| {
+        let line = |column: &Column| format!("{}.{}: {}", view.name, column.name, column.type_name);
+        view.columns.iter().map(line)
+    });
+    insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"));
+}
+
+/// Three tenants; what happens in the conversations of acme is said beside each.
+async fn seeded(database: &str) -> Store {
+    let store = store(database).await;
+    insert(&store, "seed", &seed()).await;
+    store
+}
+
+fn seed() -> Vec<Event> {
+    let mut script = Script::new("watermelon");
+    // Answered by the bot after 2 s and contained; a goal.
+    script.conversation("contained");
+    script.visitor(0);
+    script.bot(2 * SECOND);
+    script
+        .at(3 * SECOND, EventType::GoalMet, Actor::Visitor)
+        .goal = Some("booking".into());
+    script.close(HOUR).reported_total = Some(4);
+    // A human is asked for and comes after 60 s.
+    script.conversation("handed");
+    script.visitor(HOUR);
+    script.bot(HOUR + 4 * SECOND);
+    script.request(HOUR + 10 * SECOND);
+    script.join(HOUR + 70 * SECOND);
+    script.agent(HOUR + 90 * SECOND);
+    script.leave(HOUR + 100 * SECOND);
+    script.close(2 * HOUR);
+    // A human is asked for and nobody comes.
+    script.conversation("unserved");
+    script.visitor(HOUR + 1);
+    script.bot(HOUR + 6 * SECOND);
+    script.request(HOUR + 20 * SECOND);
+    script.close(3 * HOUR);
+    // The last question has no answer.
+    script.conversation("abandoned");
+    script.visitor(DAY);
+    script.bot(DAY + 8 * SECOND);
+    script.visitor(DAY + 20 * SECOND);
+    script.close(DAY + HOUR);
+    let mut events = script.events;
+
+    let opened = |offset, session: &str, at: i64, event_type, sequence| Event {
+        event_type,
+        source_event: event_type_name(event_type),
+        session_id: Some(session.into()),
+        sequence: Some(sequence),
+        occurred_at: START + at,
+        received_at: START + at + 100,
+        ..event(offset)
+    };
+    let next = events.len() as i64;
+    events.extend([
+        // Opened, wrote, was answered, reached a goal; one event of the session was lost.
+        opened(next, "s1", 0, EventType::WidgetOpened, 1),
+        Event {
+            actor: Actor::Visitor,
+            conversation_id: Some("s1".into()),
+            ..opened(next + 1, "s1", SECOND, EventType::MessageSent, 2)
+        },
+        Event {
+            actor: Actor::Bot,
+            conversation_id: Some("s1".into()),
+            ..opened(next + 2, "s1", 2 * SECOND, EventType::MessageSent, 4)
+        },
+        Event {
+            conversation_id: Some("s1".into()),
+            goal: Some("booking".into()),
+            ..opened(next + 3, "s1", 3 * SECOND, EventType::GoalMet, 5)
+        },
+        // Opened only.
+        opened(next + 4, "s2", 0, EventType::WidgetOpened, 1),
+        duplicate(next + 5),
+        rejected(next + 6),
+        Event {
+            source_event: "brand_new".into(),
+            documented: false,
+            ..event(next + 7)
+        },
+        Event {
+            tenant: "bravo".into(),
+            conversation_id: Some("b1".into()),
+            ..event(next + 8)
+        },
+        Event {
+            tenant: "bravo".into(),
+            source: "loyjoy".into(),
+            conversation_id: Some("b2".into()),
+            event_type: EventType::FeedbackSubmitted,
+            score: Some(9.0),
+            score_kind: Some(ScoreKind::Nps),
+            ..event(next + 9)
+        },
+        // Could not be decoded: of no tenant.
+        Event {
+            tenant: String::new(),
+            source: String::new(),
+            ..rejected(next + 10)
+        },
+    ]);
+    events
+}
+
+fn event_type_name(event_type: EventType) -> String {
+    event_type.as_str().replace('.', "_")
+}
+
+/// Rows as tab-separated lines, from a session whose database is `database`.
+async fn lines(database: &str, sql: &str, params: &[(&str, &str)]) -> Vec<String> {
+    let mut query = client(database).query_raw(sql);
+    for (name, value) in params {
+        query = query.with_setting(format!("param_{name}"), *value);
+    }
+    let bytes = query.fetch_bytes("TSV").unwrap().collect().await;
+    let bytes = bytes.unwrap_or_else(|error| panic!("{error}\n{sql}"));
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn every_view_answers_whatever_the_current_database_is() {
+    seeded("bi_anywhere").await;
+    for view in Dictionary::compiled_in("bi_anywhere_bi").views {
+        let sql = format!("SELECT * FROM bi_anywhere_bi.{} FORMAT Null", view.name);
+        execute(&client("default"), &sql).await;
+        let sql = format!("SELECT count() FROM bi_anywhere_bi.{}", view.name);
+        assert_ne!(lines("default", &sql, &[]).await, ["0"], "{}", view.name);
+    }
+}
+
+#[tokio::test]
+async fn figures_are_those_of_the_tables_and_of_the_metric_views() {
+    seeded("bi_figures").await;
+    let ask = async |sql: &str| lines("bi_figures_bi", sql, &[]).await;
+    let accepted = ask("SELECT count(), uniqExact(tenant, source, event_id) FROM events").await;
+    assert_eq!(accepted, ["27\t27"]);
+    for unit in ["minute", "hour", "day"] {
+        let sql = format!(
+            "SELECT sum(received), sum(accepted), sum(duplicate), sum(rejected) FROM event_health_{unit}"
+        );
+        assert_eq!(ask(&sql).await, ["30\t27\t1\t2"], "{unit}");
+        let sql = format!(
+            "SELECT count(), uniqExact(tenant, source, {unit}, event_type, source_event, documented)
+             FROM event_health_{unit}"
+        );
+        let rows = ask(&sql).await;
+        let (rows, distinct) = rows[0].split_once('\t').unwrap();
+        assert_eq!(rows, distinct, "{unit}: one row per what its comment says");
+    }
+    let outcomes = "SELECT conversation_id, outcome, is_closed FROM conversations
+                    WHERE tenant = 'acme' AND outcome IS NOT NULL ORDER BY 1";
+    let expected = [
+        "abandoned\tabandoned\ttrue",
+        "contained\tcontained_assumed\ttrue",
+        "handed\thanded_off\ttrue",
+        "s1\tcontained_assumed\ttrue",
+        "unserved\trequested_unserved\ttrue",
+    ];
+    assert_eq!(ask(outcomes).await, expected);
+    let by_day = "SELECT day, numerator, denominator, rate FROM conversation_metrics_by_day
+                  WHERE tenant = 'acme' AND metric = 'containment_rate' ORDER BY day";
+    assert_eq!(
+        ask(by_day).await,
+        ["2024-06-03\t2\t4\t0.5", "2024-06-04\t0\t1\t0"]
+    );
+    let unknown = "SELECT DISTINCT observable, numerator, rate FROM conversation_metrics_by_day
+                   WHERE source = 'loyjoy' AND metric = 'handoff_rate'";
+    assert_eq!(ask(unknown).await, ["false\t\\N\t\\N"]);
+}
+
+#[tokio::test]
+async fn latencies_merge_over_rows_and_percentiles_of_nothing_are_null() {
+    let store = store("bi_latency").await;
+    let delayed = |offset, minute: i64, delay: i64| Event {
+        received_at: START + minute * 60 * SECOND,
+        occurred_at: START + minute * 60 * SECOND - delay,
+        ..event(offset)
+    };
+    // 100 events of 100 ms in one minute, one of 10,000 ms in the next: the mean of the two medians
+    // would be 5,050.
+    let mut events: Vec<Event> = (0..100).map(|offset| delayed(offset, 0, 100)).collect();
+    events.push(delayed(100, 1, 10_000));
+    events.push(rejected(101));
+    insert(&store, "all", &events).await;
+    let merged = "SELECT arrayMap(ms -> round(ms, -2), quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(receive_latency))
+                  FROM event_latency_minute WHERE tenant = 'acme'";
+    assert_eq!(lines("bi_latency_bi", merged, &[]).await, ["[100,100,100]"]);
+    let rows = "SELECT minute = toDateTime('2024-06-03 12:00:00', 'UTC'), round(receive_p50_ms, -2)
+                FROM event_health_minute WHERE event_type = 'custom' ORDER BY minute";
+    assert_eq!(
+        lines("bi_latency_bi", rows, &[]).await,
+        ["1\t100", "0\t10000"]
+    );
+    let refused = "SELECT receive_p50_ms, queryable_p99_ms FROM event_health_minute WHERE event_type = 'unknown'";
+    assert_eq!(lines("bi_latency_bi", refused, &[]).await, ["\\N\t\\N"]);
+}
+
+/// Reads as another user: the engine gives a view the rights of its definer.
+async fn seen_by(user: &str, table: &str) -> Result<Vec<String>, String> {
+    let client = client("bi_access_probe");
+    let name = format!("{user}_{}", table.replace('.', "_"));
+    execute(
+        &client,
+        &format!(
+            "CREATE OR REPLACE VIEW {name} DEFINER = {user} SQL SECURITY DEFINER AS SELECT * FROM {table}"
+        ),
+    )
+    .await;
+    let sql = format!("SELECT DISTINCT tenant FROM {name} ORDER BY tenant");
+    let tenants = client.query_raw(&sql).fetch_all::<String>().await;
+    tenants.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_reader_needs_no_right_on_the_tables_and_a_row_policy_keeps_tenants_apart() {
+    seeded("bi_access").await;
+    execute(
+        &client("default"),
+        "CREATE DATABASE IF NOT EXISTS bi_access_probe",
+    )
+    .await;
+    let views = Dictionary::compiled_in("bi_access_bi").views;
+    let of_tenants: Vec<_> = views.iter().filter(|view| view.has_tenants()).collect();
+    assert!(of_tenants.len() > 5);
+    for view in of_tenants {
+        let table = format!("bi_access_bi.{}", view.name);
+        let all = seen_by("analyst", &table).await.unwrap();
+        assert!(all.contains(&"acme".to_owned()), "{table}: {all:?}");
+        let of_acme = seen_by("acme_analyst", &table).await.unwrap();
+        assert_eq!(of_acme, ["acme"], "{table}");
+    }
+    let two = seen_by("analyst", "bi_access_bi.conversations")
+        .await
+        .unwrap();
+    assert_eq!(two, ["acme", "bravo"]);
+    for table in ["events", "conversations", "event_health", "metrics_by_day"] {
+        let refused = seen_by("analyst", &format!("bi_access.{table}")).await;
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("ACCESS_DENIED"), "{table}: {refused}");
+    }
+}
