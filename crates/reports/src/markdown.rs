@@ -194,7 +194,12 @@ impl Conversations {
                     .sources
                     .iter()
                     .map(|source| metric.by_source.get(source));
-                let mark = if metric.provisional { PROVISIONAL } else { "" };
+                let known = metric.overall.is_some();
+                let mark = if known && metric.provisional {
+                    PROVISIONAL
+                } else {
+                    ""
+                };
                 let mut cells = vec![
                     metric.title.to_owned(),
                     format!("{}{mark}", value(metric.overall.as_ref())),

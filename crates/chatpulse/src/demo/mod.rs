@@ -9,10 +9,13 @@ mod judge;
 mod progress;
 mod traffic;
 
-use std::{io::Write as _, num::NonZeroU32, path::Path};
+use std::{io::Write as _, net::SocketAddr, num::NonZeroU32, path::Path};
 
 use anyhow::Context as _;
-use chatpulse_producer::tenants::{TenantsFile, new_tenant};
+use chatpulse_producer::{
+    Tenants,
+    tenants::{TenantsFile, new_tenant},
+};
 use chatpulse_simulator::{FaultRates, Options, Pace, Simulator};
 use chatpulse_store::Store;
 use clap::Args;
@@ -30,7 +33,7 @@ use traffic::Sender;
 /// Runs everything on this machine with simulated traffic of all five vendors.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  chatpulse demo                                   live traffic until Ctrl-C
+  chatpulse demo                                   live traffic until Ctrl-C, and 12 days of history
   chatpulse demo --rate 2000                       more of it
   chatpulse demo --events 50000 --exit --json      send exactly so many, wait, judge, print, exit")]
 pub(crate) struct DemoArgs {
@@ -52,6 +55,15 @@ pub(crate) struct DemoArgs {
     /// Events per second of live traffic.
     #[arg(long, value_name = "R", default_value_t = 100.0, value_parser = rate)]
     rate: f64,
+    /// Events of the last 12 days that the tenant demo-history gets at the first start, so that reports
+    /// have something to show; 0 for none.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20_000,
+        conflicts_with = "events"
+    )]
+    history: u64,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -81,6 +93,10 @@ pub(crate) async fn run(
         None => vec![LIVE_TENANT.to_owned()],
     };
     let write_keys = prepare_tenants(&folder, &tenants)?;
+    let history = match args.events {
+        None if args.history > 0 => History::prepare(&folder, (now_ms, &run_id), &args)?,
+        _ => None,
+    };
     let mut local = Local::start(config, &args.local, folder).await?;
     output::note(&local.banner());
     output::note(&format!("traffic of   {}", tenants.join(", ")));
@@ -106,7 +122,13 @@ pub(crate) async fn run(
     let sender = Sender::new(local.producer, write_keys)?;
     let progress = progress::Progress::start(&local, &sender, args.events);
     let outcome = {
-        let work = work(&args, (simulator, now_ms), &sender, Probe::of(&local));
+        let (probe, producer) = (Probe::of(&local), local.producer);
+        let work = async {
+            if let Some(history) = history {
+                history.send(producer).await?;
+            }
+            work(&args, (simulator, now_ms), &sender, probe).await
+        };
         tokio::select! {
             outcome = work => outcome,
             failure = local.failure() => Err(failure),
@@ -117,6 +139,50 @@ pub(crate) async fn run(
     let stopped = local.stop().await;
     let fine = outcome?;
     stopped.map(|()| fine)
+}
+
+/// Events of the past, sent once: live traffic has none.
+struct History {
+    write_key: String,
+    options: Options,
+}
+
+impl History {
+    const TENANT: &str = "demo-history";
+
+    /// None where it was sent by an earlier start.
+    fn prepare(
+        folder: &DataDir,
+        (now_ms, run_id): (i64, &str),
+        args: &DemoArgs,
+    ) -> anyhow::Result<Option<Self>> {
+        let tenants = Tenants::load(folder.tenants_file());
+        if tenants.is_ok_and(|tenants| tenants.snapshot().get(Self::TENANT).is_some()) {
+            return Ok(None);
+        }
+        let write_key = prepare_tenants(folder, &[Self::TENANT.to_owned()])?.remove(0);
+        let options = Options {
+            seed: args.seed.unwrap_or(now_ms.unsigned_abs()),
+            events: args.history,
+            tenants: vec![Self::TENANT.to_owned()],
+            base_time_ms: now_ms,
+            run_id: format!("{run_id}-history"),
+            faults: FaultRates::default(),
+            pace: Pace::Historic,
+        };
+        Ok(Some(Self { write_key, options }))
+    }
+
+    async fn send(self, producer: SocketAddr) -> anyhow::Result<()> {
+        let sender = Sender::new(producer, vec![self.write_key])?;
+        let sent = sender.send_all(&mut Simulator::new(self.options)).await?;
+        output::note(&format!(
+            "history of   {}: {} events of the last 12 days",
+            Self::TENANT,
+            sent.items
+        ));
+        Ok(())
+    }
 }
 
 /// What the work needs of the running parts.
