@@ -1,0 +1,153 @@
+//! Headless Chromium for tests of pages, over the Chrome DevTools Protocol.
+//!
+//! ```text
+//! Browser::launch ─ .ci/chromium ─► process ─ WebSocket ─► Page: goto, evaluate, wait_for, screenshot, axe
+//! ```
+//!
+//! The protocol is spoken plainly, some twenty of its oldest commands: the crates that generate
+//! types of all of it refuse messages of browsers that are newer than they are, and a distribution's
+//! Chromium is newer every month; WebDriver would need a second program of exactly the browser's
+//! version, and cannot set the colour scheme.
+//!
+//! This crate is for tests only, so whatever goes wrong panics with what it was.
+
+mod axe;
+mod page;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+pub use axe::Violation;
+pub use page::{Page, Screen};
+use wire::Wire;
+
+/// How long anything may take before a test fails.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running browser with a profile of its own. Ends with the value.
+pub struct Browser {
+    wire: Wire,
+    _process: Child,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// Starts the Chromium that `.ci/chromium` finds or installs. It can reach this machine only.
+    ///
+    /// # Panics
+    /// Where there is none and none can be installed, or it does not start.
+    pub async fn launch() -> Browser {
+        let profile = tempfile::tempdir().expect("a folder for the browser's profile");
+        let mut command = Command::new(installed().await);
+        command
+            .args([
+                "--headless=new",
+                "--remote-debugging-port=0",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-default-apps",
+                "--disable-dev-shm-usage",
+                "--disable-extensions",
+                "--disable-gpu",
+                "--disable-sync",
+                "--hide-scrollbars",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                "--no-default-browser-check",
+                "--no-first-run",
+            ])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg("about:blank")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        // Chromium's sandbox refuses root, and containers rarely let it make namespaces.
+        if rustix::process::geteuid().is_root() || std::env::var_os("CI").is_some() {
+            command.arg("--no-sandbox");
+        }
+        let mut process = command.spawn().expect("starting Chromium");
+        let stderr = process.stderr.take().expect("its stderr is piped");
+        let url = tokio::time::timeout(DEADLINE, listening(stderr))
+            .await
+            .expect("Chromium did not listen in time");
+        Browser {
+            wire: Wire::connect(&url).await,
+            _process: process,
+            _profile: profile,
+        }
+    }
+
+    /// A new, empty page, as a desktop of 1440 x 900 shows it.
+    pub async fn page(&self) -> Page {
+        // A context of its own: no cookie, cache or storage is shared with another page.
+        let context = self
+            .wire
+            .call(None, "Target.createBrowserContext", json!({}))
+            .await;
+        let target = self
+            .wire
+            .call(
+                None,
+                "Target.createTarget",
+                json!({"url": "about:blank", "browserContextId": context["browserContextId"]}),
+            )
+            .await;
+        let attached = self
+            .wire
+            .call(
+                None,
+                "Target.attachToTarget",
+                json!({"targetId": target["targetId"], "flatten": true}),
+            )
+            .await;
+        let session = attached["sessionId"].as_str().expect("a session");
+        Page::new(self.wire.clone(), session.to_owned()).await
+    }
+}
+
+/// The address that Chromium prints; what it says after that is read and dropped.
+async fn listening(stderr: tokio::process::ChildStderr) -> String {
+    let mut lines = BufReader::new(stderr).lines();
+    let mut said = String::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Some(url) = line.strip_prefix("DevTools listening on ") {
+            let url = url.trim().to_owned();
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return url;
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    panic!("Chromium ended before it listened:\n{said}");
+}
+
+/// Runs a script of `.ci` that finds or installs something and prints its path.
+async fn script(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../.ci")
+        .join(name);
+    let output = Command::new(&path)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .await
+        .unwrap_or_else(|error| panic!("running {}: {error}", path.display()));
+    assert!(
+        output.status.success(),
+        "{} failed, see above",
+        path.display()
+    );
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+}
+
+async fn installed() -> PathBuf {
+    static PATH: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
+    PATH.get_or_init(|| script("chromium")).await.clone()
+}
