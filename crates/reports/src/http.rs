@@ -10,24 +10,23 @@ use chatpulse_store::{Disposition, StoreError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Period, PeriodError, Reports, page};
+use crate::{Period, PeriodError, Reports, pages};
 
 /// Longest tenant name that is asked for; bytes.
 const LONGEST_TENANT: usize = 256;
 const DEFAULT_SINCE: &str = "24h";
 
-/// `GET /` (HTML: the tenants, or with `?tenant=` its health page),
-/// `GET /v1/report/tenant-health?tenant=&since=` and `GET /v1/report/conversations?tenant=&since=`
+/// The pages, and `GET /v1/report/tenant-health?tenant=&since=` and `GET /v1/report/conversations?tenant=&since=`
 /// (JSON; `since` is a span such as `24h`, the default). Errors are `{"error": text}`: 400 for a
 /// wrong parameter, 503 with `Retry-After` while ClickHouse does not answer, 500 else.
 ///
 /// To be served on loopback only: it asks for no token.
 pub fn router(reports: Reports) -> Router {
     Router::new()
-        .route("/", get(index))
         .route("/v1/report/tenant-health", get(health_json))
         .route("/v1/report/conversations", get(conversations_json))
-        .with_state(reports)
+        .with_state(reports.clone())
+        .merge(pages::router(reports))
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,33 +51,6 @@ impl Parameters {
             ))),
         }
     }
-}
-
-async fn index(
-    State(reports): State<Reports>,
-    Query(parameters): Query<Parameters>,
-) -> Result<Response, Failure> {
-    let page = if parameters.tenant.is_none() {
-        page::index(&reports.overview(parameters.period()?).await?)
-    } else {
-        let (tenant, period) = (parameters.tenant()?, parameters.period()?);
-        let (health, conversations) = tokio::try_join!(
-            reports.tenant_health(tenant, period),
-            reports.conversations(tenant, period)
-        )?;
-        page::tenant(&health, &conversations)
-    };
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    Ok((
-        [
-            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-            (header::CONTENT_SECURITY_POLICY, policy),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::CACHE_CONTROL, "no-store"),
-        ],
-        page,
-    )
-        .into_response())
 }
 
 async fn health_json(

@@ -8,6 +8,7 @@
 //!
 //! What a source cannot show is `null` in JSON and `n/a` for people, never 0.
 
+mod chart;
 mod conversations;
 mod csv;
 mod delivery;
@@ -16,7 +17,7 @@ mod health;
 mod http;
 mod markdown;
 mod overview;
-mod page;
+mod pages;
 mod period;
 mod text;
 mod verdict;

@@ -15,6 +15,44 @@ pub(crate) fn duration(ms: f64) -> String {
     }
 }
 
+/// `12,345`.
+pub(crate) fn grouped(number: i128) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut out = String::from(if number < 0 { "−" } else { "" });
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A number in little room: `0.05`, `7.5`, `1,500`, `12k`, `3.4M`; three figures at most from ten
+/// thousand on.
+pub(crate) fn compact(number: f64) -> String {
+    let (scaled, unit) = match number.abs() {
+        size if size >= 999_500_000.0 => (number / 1e9, "G"),
+        size if size >= 999_500.0 => (number / 1e6, "M"),
+        size if size >= 9_999.5 => (number / 1e3, "k"),
+        size if size >= 999.5 => return grouped(number.round() as i128),
+        _ => (number, ""),
+    };
+    let places = match scaled.abs() {
+        size if size >= 99.95 => 0,
+        size if size >= 9.995 => 1,
+        size if size >= 0.995 || size == 0.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{scaled:.places$}");
+    let text = if places > 0 {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{}{unit}", text.replace('-', "−"))
+}
+
 /// Text of unknown origin on one line: control characters and those that turn the direction of
 /// writing are shown as `�`, and at most `limit` characters remain.
 pub(crate) fn one_line(text: &str, limit: usize) -> String {
@@ -48,6 +86,29 @@ mod tests {
             (259_200_000.0, "3.0 d"),
         ] {
             assert_eq!(duration(ms), text);
+        }
+    }
+
+    #[test]
+    fn numbers_are_grouped_or_made_short() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(-1_234_567), "−1,234,567");
+        assert_eq!(grouped(999), "999");
+        for (number, text) in [
+            (0.0, "0"),
+            (0.05, "0.05"),
+            (7.5, "7.5"),
+            (12.34, "12.3"),
+            (999.4, "999"),
+            (1_500.0, "1,500"),
+            (12_000.0, "12k"),
+            (12_345.0, "12.3k"),
+            (999_499.0, "999k"),
+            (999_500.0, "1M"),
+            (3_400_000.0, "3.4M"),
+            (-20_000.0, "−20k"),
+        ] {
+            assert_eq!(compact(number), text);
         }
     }
 

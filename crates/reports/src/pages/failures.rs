@@ -1,0 +1,108 @@
+//! `/tenants/{tenant}/failures`: what was refused, why, and what to do about it.
+
+use maud::{Markup, html};
+
+use super::parts::{count_or, foreign, scroll, share};
+use super::time::time;
+use crate::chart::{self, Part};
+use crate::failures::{Failure, Reason};
+use crate::health::TenantHealth;
+use crate::text::{grouped, one_line};
+
+/// Most reasons that are listed.
+const MOST_REASONS: usize = 100;
+
+/// What the page shows below its head.
+pub(super) fn content(health: &TenantHealth) -> Markup {
+    let total = &health.total;
+    html! {
+        div.stack {
+            section.card {
+                header {
+                    h2 #reasons { "By reason" }
+                    p { (grouped(total.rejected.into())) " of " (grouped(total.received.into())) " received were rejected (" (share(total.rejected, total.received)) ")." }
+                }
+                (reasons(&health.rejections))
+            }
+            section.card {
+                header {
+                    h2 #newest { "The newest" }
+                    p { "Content is never kept: the sender finds the record by its SHA-256. After a fix, " code { "chatpulse rejected replay" } " sends stored records through again." }
+                }
+                @if health.recent_rejections.is_empty() { p.empty { "Nothing was rejected in this time." } }
+                @else { (recent(&health.recent_rejections)) }
+            }
+        }
+    }
+}
+
+/// Rejections by source and reason.
+pub(super) fn reasons(reasons: &[Reason]) -> Markup {
+    if reasons.is_empty() {
+        return html! { p.empty { "Nothing was rejected in this time." } };
+    }
+    let widest = reasons
+        .iter()
+        .map(|reason| reason.rejected)
+        .max()
+        .unwrap_or(0) as f64;
+    let table = html! {
+        table.fold role="table" {
+            caption.unseen { "Rejected by source and reason" }
+            thead role="rowgroup" { tr role="row" {
+                th scope="col" role="columnheader" { "Reason" }
+                th scope="col" role="columnheader" { "Source" }
+                th scope="col" role="columnheader" { span.unseen { "Share" } }
+                th.n scope="col" role="columnheader" { "Rejected" }
+                th.n scope="col" role="columnheader" { "Last" }
+            } }
+            tbody role="rowgroup" { @for reason in reasons.iter().take(MOST_REASONS) {
+                tr role="row" data-key={ "reason-" (reason.source) "-" (reason.reason) } {
+                    th scope="row" role="rowheader" { (foreign(&reason.reason)) }
+                    td role="cell" data-label="Source" { (foreign(&reason.source)) }
+                    td.bars role="cell" { (chart::parts(&[Part { tone: "t-rejected", value: reason.rejected as f64 }], widest)) }
+                    td.n role="cell" data-label="Rejected" { (grouped(reason.rejected.into())) }
+                    td.n role="cell" data-label="Last" { (time(reason.last_received)) }
+                }
+            } }
+        }
+    };
+    html! {
+        (scroll("Rejected by source and reason", &table))
+        @if reasons.len() > MOST_REASONS { p.quiet.small { (MOST_REASONS) " of " (reasons.len()) "; the JSON has all." } }
+    }
+}
+
+/// Rejected records, newest first.
+pub(super) fn recent(failures: &[Failure]) -> Markup {
+    let table = html! {
+        table.fold role="table" {
+            caption.unseen { "The newest rejected records" }
+            thead role="rowgroup" { tr role="row" {
+                th scope="col" role="columnheader" { "Reason" }
+                th scope="col" role="columnheader" { "Source" }
+                th scope="col" role="columnheader" { "Event" }
+                th scope="col" role="columnheader" { "What is wrong" }
+                th scope="col" role="columnheader" { "Received" }
+                th.n scope="col" role="columnheader" { "Bytes" }
+                th scope="col" role="columnheader" { "SHA-256" }
+                th.n scope="col" role="columnheader" title="Partition and offset in chat.raw" { "Position" }
+            } }
+            tbody role="rowgroup" { @for failure in failures {
+                tr role="row" data-key={ "failure-" (failure.partition) "-" (failure.offset) } {
+                    th scope="row" role="rowheader" { (foreign(&failure.reason)) }
+                    td role="cell" data-label="Source" { (foreign(&failure.source)) }
+                    td role="cell" data-label="Event" { (foreign(&failure.source_event)) }
+                    td.wide role="cell" data-label="What is wrong" { (foreign(&failure.detail)) }
+                    td role="cell" data-label="Received" { (time(failure.received_at)) }
+                    td.n role="cell" data-label="Bytes" { (count_or(failure.bytes.map(i128::from), "The record's size is not known.")) }
+                    td role="cell" data-label="SHA-256" {
+                        @if let Some(hash) = &failure.sha256 { code title=(one_line(hash, 64)) { (one_line(hash, 12)) } }
+                    }
+                    td.n role="cell" data-label="Position" { (failure.partition) ":" (failure.offset) }
+                }
+            } }
+        }
+    };
+    scroll("The newest rejected records", &table)
+}
