@@ -10,7 +10,7 @@ use chatpulse_producer::{
     tenants::{TenantsFile, new_tenant},
 };
 use chatpulse_reports::{Period, PeriodError};
-use chatpulse_store::{Audit, AuditOptions, Claim, StoreError};
+use chatpulse_store::{Audit, AuditOptions, Claim, Reader, StoreError};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -47,8 +47,9 @@ pub(crate) enum Command {
     /// Brings the schema of ClickHouse up to date, makes the topics that are missing, and adds
     /// partitions where kafka.partitions was raised.
     #[command(after_help = "Example:
-  CHATPULSE__CLICKHOUSE__PASSWORD=… chatpulse migrate --config chatpulse.toml")]
-    Migrate,
+  CHATPULSE__CLICKHOUSE__PASSWORD=… chatpulse migrate --config chatpulse.toml
+  CHATPULSE__CLICKHOUSE__BI_PASSWORD=… chatpulse migrate --bi-user anna --bi-tenant acme")]
+    Migrate(MigrateArgs),
     /// Sends NDJSON files of native payloads (.gz, .br and .zst too) as if a page had sent them.
     Replay(ReplayArgs),
     /// Prints a report.
@@ -87,6 +88,17 @@ pub(crate) enum Command {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     local: LocalArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// Makes a user of ClickHouse who may read the views for analysts and nothing else, or sets its
+    /// password and tenant anew. The password is taken from CHATPULSE__CLICKHOUSE__BI_PASSWORD.
+    #[arg(long, value_name = "NAME")]
+    bi_user: Option<String>,
+    /// The one tenant whose rows that user sees. Without it, those of all tenants.
+    #[arg(long, value_name = "TENANT", requires = "bi_user")]
+    bi_tenant: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -234,10 +246,13 @@ pub(crate) async fn run(
             let report = stages.clone().report(listener, Vec::new(), stop.clone());
             beside(report, watches, &stop).await?;
         }
-        Command::Migrate => {
+        Command::Migrate(args) => {
             stages.migrate().await?;
             stages.raise_partitions().await?;
             output::note("schema and topics are up to date");
+            if let Some(name) = &args.bi_user {
+                add_reader(&stages, name, args.bi_tenant.as_deref()).await?;
+            }
         }
         Command::Replay(args) => replay(stages, args).await?,
         Command::Report(command) => report(&stages, command).await?,
@@ -305,6 +320,28 @@ async fn sink(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
     };
     let status = status::serve(router, listener, stop.clone());
     beside(work, status, &stop).await
+}
+
+async fn add_reader(stages: &Stages, name: &str, tenant: Option<&str>) -> anyhow::Result<()> {
+    let password = stages
+        .config
+        .clickhouse
+        .bi_password
+        .as_ref()
+        .context("the user's password is missing: set CHATPULSE__CLICKHOUSE__BI_PASSWORD")?;
+    let reader = Reader {
+        name,
+        password: password.reveal(),
+        tenant,
+    };
+    stages.store().add_reader(&reader).await?;
+    let database = stages.config.clickhouse.store().bi_database();
+    let rows = match tenant {
+        Some(tenant) => format!("the rows of tenant {tenant}"),
+        None => "all tenants".to_owned(),
+    };
+    output::note(&format!("user {name} may read {database}: {rows}"));
+    Ok(())
 }
 
 /// How long a server that is away may make a starting stage wait before it is asked again, at most.

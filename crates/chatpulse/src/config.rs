@@ -69,6 +69,9 @@ pub(crate) struct ClickHouse {
     pub(crate) user: String,
     /// Password; better given as `CHATPULSE__CLICKHOUSE__PASSWORD`.
     pub(crate) password: Option<Secret>,
+    /// Password of the user that `chatpulse migrate --bi-user` makes; given as
+    /// `CHATPULSE__CLICKHOUSE__BI_PASSWORD`.
+    pub(crate) bi_password: Option<Secret>,
 }
 
 impl ClickHouse {
@@ -194,6 +197,7 @@ impl Default for ClickHouse {
             bi_database: None,
             user: "default".into(),
             password: None,
+            bi_password: None,
         }
     }
 }

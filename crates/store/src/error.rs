@@ -89,6 +89,12 @@ pub enum StoreError {
         /// The program's version.
         newest: u32,
     },
+    /// A user for an analyst cannot be made.
+    #[error("no user for an analyst was made: {reason}")]
+    Reader {
+        /// Why, or what to do.
+        reason: String,
+    },
     /// The views are not this program's yet.
     #[error("version {missing} of the views has not been applied: run `chatpulse migrate`")]
     ViewsTooOld {
@@ -121,6 +127,7 @@ impl StoreError {
             | StoreError::MigrationChanged { .. }
             | StoreError::SchemaTooNew { .. }
             | StoreError::SchemaTooOld { .. }
+            | StoreError::Reader { .. }
             | StoreError::ViewsTooNew { .. }
             | StoreError::ViewsTooOld { .. } => Disposition::Operator,
         }

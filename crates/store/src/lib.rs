@@ -17,6 +17,7 @@ mod error;
 mod insert;
 mod migrations;
 mod queries;
+mod readers;
 mod reference;
 mod rejected;
 mod rows;
@@ -33,6 +34,7 @@ pub use queries::{
     Figure, GapCount, HealthPoint, HealthRow, MetricRow, NameHealth, PipelinePoint, Rejected,
     RejectionCount, Restatement, Span, TenantRow, TypeBaseline, TypePoint, Unit, Window,
 };
+pub use readers::{Reader, access_statements};
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};
 pub use rows::{EventRow, OUTCOME_LOST, REFUSED_BY_STORE, UndecodableOutcome};
 

@@ -102,7 +102,7 @@ COMMENT 'Sets of views applied to this database; the highest version counts, of 
 
 impl Store {
     /// Makes the databases where they are missing, applies every migration not yet applied, and
-    /// then the views where they are not this program's.
+    /// then the views where they are not this program's, and the role that reads those for analysts.
     ///
     /// Each statement says `IF NOT EXISTS` or `OR REPLACE`, so a run that died can be repeated and
     /// two runs at the same time end in the same schema. Fails without touching anything when the
@@ -147,6 +147,7 @@ impl Store {
                 .await?;
         }
         self.apply_views(applied_views.as_ref()).await?;
+        self.apply_reader_role().await?;
         self.client.clear_cached_metadata().await;
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use chatpulse_model::{Actor, Event, EventType, ScoreKind};
-use chatpulse_store::{Column, Dictionary, Store, View};
+use chatpulse_store::{Column, Dictionary, Reader, Store, StoreError, View, access_statements};
 use clickhouse::Row;
 use serde::Deserialize;
 
@@ -385,6 +385,42 @@ async fn a_reader_needs_no_right_on_the_tables_and_a_row_policy_keeps_tenants_ap
         let refused = refused.unwrap_err();
         assert!(refused.contains("ACCESS_DENIED"), "{table}: {refused}");
     }
+}
+
+/// The engine here can parse what a server with access control is sent, and no more.
+#[tokio::test]
+async fn what_a_server_with_access_control_is_sent_is_clickhouse_sql() {
+    let reader = Reader {
+        name: "anna",
+        password: "correct horse battery",
+        tenant: Some("a'cme"),
+    };
+    let of_all = Reader {
+        tenant: None,
+        ..reader
+    };
+    for reader in [reader, of_all] {
+        for statement in access_statements(&reader, "shop`s_bi") {
+            let sql = format!("EXPLAIN AST {statement}");
+            let tree = lines("default", &sql, &[]).await;
+            assert!(!tree.is_empty(), "{statement}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_access_control_the_schema_is_made_and_a_user_is_refused_with_the_reason() {
+    let store = store("bi_no_access").await;
+    let reader = Reader {
+        name: "anna",
+        password: "correct horse battery",
+        tenant: None,
+    };
+    let refused = store.add_reader(&reader).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Reader { reason } if reason.contains("no right")),
+        "{refused}"
+    );
 }
 
 /// Files of a folder of this repository, by name.
