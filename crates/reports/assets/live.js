@@ -131,6 +131,12 @@
     }
   };
 
+  // A page that takes its time says so; whoever comes back to this one finds it as it was.
+  addEventListener("beforeunload", () => say("busy", "Loading. Figures are of"));
+  addEventListener("pageshow", (event) => {
+    if (event.persisted) pause(false);
+  });
+
   button.type = "button";
   button.addEventListener("click", () => pause(!paused));
   document.addEventListener("visibilitychange", () => plan(0));

@@ -104,8 +104,8 @@ pub(super) fn content(report: &Conversations) -> Markup {
             }
             (metrics(report))
             div.pair {
-                (groups("widgets", "By widget", &report.by_widget))
-                (groups("languages", "By language", &report.by_language))
+                (groups("Widget", &report.by_widget))
+                (groups("Language", &report.by_language))
             }
             (restatements(&report.restatements))
             (definitions(TITLES.into_iter().map(|(metric, title)| (title, definition(metric)))))
@@ -195,19 +195,13 @@ fn main_figure(value: Option<&Value>, why_not: &str) -> Markup {
 /// What a figure is made of.
 fn beside(value: Option<&Value>) -> Markup {
     match value {
-        Some(
-            Value::Rate {
-                numerator,
-                denominator,
-                ..
-            }
-            | Value::Score {
-                numerator,
-                denominator,
-                ..
-            },
-        ) => {
-            html! { (grouped((*numerator).into())) " of " (grouped((*denominator).into())) }
+        Some(Value::Rate {
+            numerator,
+            denominator,
+            ..
+        }) => html! { (grouped((*numerator).into())) " of " (grouped((*denominator).into())) },
+        Some(Value::Score { denominator, .. }) => {
+            html! { (grouped((*denominator).into())) " scores" }
         }
         Some(Value::Duration {
             n, p90_ms, p95_ms, ..
@@ -375,7 +369,8 @@ fn metrics(report: &Conversations) -> Markup {
     }
 }
 
-fn groups(id: &str, title: &str, groups: &[Group]) -> Markup {
+fn groups(column: &str, groups: &[Group]) -> Markup {
+    let title = format!("By {}", column.to_lowercase());
     let columns = [
         ("conversations", "Conversations"),
         ("containment_rate", "Containment"),
@@ -386,11 +381,11 @@ fn groups(id: &str, title: &str, groups: &[Group]) -> Markup {
         table.fold role="table" {
             caption.unseen { (title) }
             thead role="rowgroup" { tr role="row" {
-                th scope="col" role="columnheader" { (title.trim_start_matches("By ")) }
+                th scope="col" role="columnheader" { (column) }
                 @for (metric, head) in columns { th.n scope="col" role="columnheader" title=(definition(metric)) { (head) } }
             } }
             tbody role="rowgroup" { @for group in groups.iter().take(MOST_GROUPS) {
-                tr role="row" data-key={ (id) "-" (group.value) } {
+                tr role="row" data-key={ (column) "-" (group.value) } {
                     th scope="row" role="rowheader" { @if group.value.is_empty() { span.quiet { "not told" } } @else { (foreign(&group.value)) } }
                     @for (metric, head) in columns {
                         td.n role="cell" data-label=(head) { (main_figure(of(&group.metrics, metric), CANNOT)) }
@@ -401,9 +396,9 @@ fn groups(id: &str, title: &str, groups: &[Group]) -> Markup {
     };
     html! {
         section.card {
-            header { h2 id=(id) { (title) } }
-            @if groups.is_empty() { p.empty { "No conversation in this time." } } @else { (scroll(title, &table)) }
-            @if groups.len() > MOST_GROUPS { p.quiet.small { (MOST_GROUPS) " of " (groups.len()) "; the JSON has all." } }
+            header { h2 { (title) } }
+            @if groups.is_empty() { p.empty { "No conversation in this time." } } @else { (scroll(&title, &table)) }
+            @if groups.len() > MOST_GROUPS { p.quiet.small { (MOST_GROUPS) " of " (groups.len()) "; the API has all." } }
         }
     }
 }

@@ -286,7 +286,7 @@ fn table(
         section.card {
             header { h2 #types { "Event types" } p { "Latencies are medians, with the 95th and 99th percentile. Choose a type to see its charts." } }
             (scroll("Delivery by event type", &table))
-            @if rows.len() > MOST_TYPES { p.quiet.small { (MOST_TYPES) " of " (rows.len()) " types; the JSON has all." } }
+            @if rows.len() > MOST_TYPES { p.quiet.small { (MOST_TYPES) " of " (rows.len()) " types; the API has all." } }
         }
     }
 }

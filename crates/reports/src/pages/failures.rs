@@ -69,7 +69,7 @@ pub(super) fn reasons(reasons: &[Reason]) -> Markup {
     };
     html! {
         (scroll("Rejected by source and reason", &table))
-        @if reasons.len() > MOST_REASONS { p.quiet.small { (MOST_REASONS) " of " (reasons.len()) "; the JSON has all." } }
+        @if reasons.len() > MOST_REASONS { p.quiet.small { (MOST_REASONS) " of " (reasons.len()) "; the API has all." } }
     }
 }
 

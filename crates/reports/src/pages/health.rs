@@ -10,8 +10,12 @@ use super::time::{series, slots, sums, text, time, unit_name, values};
 use crate::chart::{self, Part, TimeChart, Unit};
 use crate::health::{Delivery, Drift, Name, Percentiles, SourceHealth, TenantHealth, TypeHealth};
 use crate::text::{duration, grouped};
+use crate::verdict::Verdict;
 
-/// Most event types that are listed; a vendor's definition has at most some dozens.
+/// Event types that are listed at once: those that need attention within these bounds.
+const LEAST_TYPES: usize = 10;
+const MOST_ILL: usize = 30;
+/// Most event types that are listed besides; a vendor's definition has at most some dozens.
 const MOST_TYPES: usize = 200;
 /// Most names of each kind of drift that are listed.
 const MOST_NAMES: usize = 50;
@@ -296,15 +300,15 @@ fn types(health: &TenantHealth) -> Markup {
     let mut types: Vec<&TypeHealth> = health.types.iter().collect();
     // What needs attention comes first.
     types.sort_by(|a, b| {
-        b.judgement
-            .verdict
-            .cmp(&a.judgement.verdict)
-            .then(b.delivery.received.cmp(&a.delivery.received))
+        let verdict = b.judgement.verdict.cmp(&a.judgement.verdict);
+        verdict.then(b.delivery.received.cmp(&a.delivery.received))
     });
     let ill = types
         .iter()
-        .filter(|of| of.judgement.verdict != crate::verdict::Verdict::Healthy)
+        .filter(|of| of.judgement.verdict != Verdict::Healthy)
         .count();
+    let (shown, more) = types.split_at(types.len().min(ill.clamp(LEAST_TYPES, MOST_ILL)));
+    let more = &more[..more.len().min(MOST_TYPES)];
     html! {
         section.card {
             header {
@@ -314,15 +318,24 @@ fn types(health: &TenantHealth) -> Markup {
                     @else { (ill) " of " (types.len()) " need attention; they come first." }
                 }
             }
-            (type_table(&types))
+            (type_table("Delivery by event type", shown))
+            @if !more.is_empty() {
+                details #more-types {
+                    summary { "Show " (more.len()) " more" }
+                    (type_table("Delivery by event type, continued", more))
+                }
+            }
+            @if types.len() > shown.len() + more.len() {
+                p.quiet.small { (shown.len() + more.len()) " of " (types.len()) " types; the API has all." }
+            }
         }
     }
 }
 
-fn type_table(types: &[&TypeHealth]) -> Markup {
+fn type_table(caption: &str, types: &[&TypeHealth]) -> Markup {
     let table = html! {
         table.fold role="table" {
-            caption.unseen { "Delivery by event type" }
+            caption.unseen { (caption) }
             thead role="rowgroup" { tr role="row" {
                 th scope="col" role="columnheader" { "Type" }
                 th scope="col" role="columnheader" { "Verdict" }
@@ -330,7 +343,7 @@ fn type_table(types: &[&TypeHealth]) -> Markup {
                     th.n scope="col" role="columnheader" title=(definition) { (head) }
                 }
             } }
-            tbody role="rowgroup" { @for of in types.iter().take(MOST_TYPES) {
+            tbody role="rowgroup" { @for of in types {
                 @let d = &of.delivery;
                 tr role="row" data-key={ "type-" (of.source) "-" (of.event_type) } {
                     th scope="row" role="rowheader" { (foreign(&of.event_type)) " " span.quiet { (foreign(&of.source)) } }
@@ -350,10 +363,7 @@ fn type_table(types: &[&TypeHealth]) -> Markup {
             } }
         }
     };
-    html! {
-        (scroll("Delivery by event type", &table))
-        @if types.len() > MOST_TYPES { p.quiet.small { (MOST_TYPES) " of " (types.len()) " types; the JSON has all." } }
-    }
+    scroll(caption, &table)
 }
 
 pub(super) fn p95(ms: Option<Percentiles>, why: &str) -> Markup {
@@ -410,7 +420,7 @@ pub(super) fn drift(drift: &Drift) -> Markup {
             }
             @if empty { p.empty { "None: every name came as before." } } @else { (scroll("Event names that came or went", &table)) }
             @for (what, _, names) in groups {
-                @if names.len() > MOST_NAMES { p.quiet.small { (MOST_NAMES) " of " (names.len()) " " (what) "; the JSON has all." } }
+                @if names.len() > MOST_NAMES { p.quiet.small { (MOST_NAMES) " of " (names.len()) " " (what) "; the API has all." } }
             }
         }
     }

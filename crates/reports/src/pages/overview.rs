@@ -271,7 +271,7 @@ fn partitions(stage: &StageLag) -> Markup {
     html! {
         (scroll(&format!("Waiting before the {}", stage.stage), &table))
         @if stage.partitions.len() > MOST_PARTITIONS {
-            p.quiet.small { (MOST_PARTITIONS) " of " (stage.partitions.len()) " partitions; the JSON has all." }
+            p.quiet.small { (MOST_PARTITIONS) " of " (stage.partitions.len()) " partitions; the API has all." }
         }
     }
 }
