@@ -518,3 +518,209 @@ async fn a_ready_query_shows_the_rows_of_its_tenant_alone() {
         assert!(answer.is_empty(), "{name}: {answer:?}");
     }
 }
+
+/// What Grafana and its ClickHouse plugin put into a panel's SQL.
+struct Shown {
+    /// None stands for All.
+    source: Option<&'static str>,
+    grain: &'static str,
+}
+
+impl Shown {
+    fn fill(&self, sql: &str) -> String {
+        let (from, to) = ("toDateTime(1717372800)", "toDateTime(1717545600)");
+        let ms = |time: &str| format!("toDateTime64({time}, 3)");
+        let sql = with_calls(sql, "$__conditionalAll", |arguments| {
+            let (condition, variable) = arguments.rsplit_once(", ").unwrap();
+            assert_eq!(variable, "$source");
+            match self.source {
+                Some(_) => condition.to_owned(),
+                None => "1=1".to_owned(),
+            }
+        });
+        let sql = sql
+            .replace("${tenant:sqlstring}", "'acme'")
+            .replace(
+                "${source:sqlstring}",
+                &format!("'{}'", self.source.unwrap_or("")),
+            )
+            .replace("${grain}", self.grain);
+        let sql = with_calls(&sql, "$__timeFilter_ms", |column| {
+            format!("{column} >= {} AND {column} <= {}", ms(from), ms(to))
+        });
+        let sql = with_calls(&sql, "$__timeFilter", |column| {
+            format!("{column} >= {from} AND {column} <= {to}")
+        });
+        let sql = with_calls(&sql, "$__timeInterval", |column| {
+            format!("toStartOfInterval(toDateTime({column}), INTERVAL 3600 second)")
+        });
+        let sql = sql.replace("$__toTime", to).replace("$__fromTime", from);
+        assert!(
+            !sql.contains('$'),
+            "a macro or variable that is not known: {sql}"
+        );
+        sql
+    }
+}
+
+/// Replaces each call of a macro, whose arguments may have brackets of their own.
+fn with_calls(sql: &str, name: &str, by: impl Fn(&str) -> String) -> String {
+    let call = format!("{name}(");
+    let mut done = String::new();
+    let mut rest = sql;
+    while let Some(at) = rest.find(&call) {
+        let inside = &rest[at + call.len()..];
+        let mut depth = 1;
+        let end = inside.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        });
+        let end = end.expect("a call that ends");
+        done += &rest[..at];
+        done += &by(&inside[..end]);
+        rest = &inside[end + 1..];
+    }
+    done + rest
+}
+
+fn dashboards() -> Vec<(String, serde_json::Value)> {
+    files("deploy/grafana/dashboards", "json")
+        .into_iter()
+        .map(|(name, text)| {
+            let dashboard = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            (name, dashboard)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn every_panel_and_variable_of_grafana_answers() {
+    seeded("bi_grafana").await;
+    let choices = [
+        Shown {
+            source: None,
+            grain: "hour",
+        },
+        Shown {
+            source: Some("full"),
+            grain: "minute",
+        },
+    ];
+    for (name, dashboard) in dashboards() {
+        let panels = dashboard["panels"].as_array().unwrap();
+        let panels = panels.iter().filter(|panel| panel["type"] != "row");
+        for panel in panels {
+            let title = &panel["title"];
+            assert!(
+                panel["description"].as_str().is_some_and(|d| d.len() > 5),
+                "{name} {title}"
+            );
+            for target in panel["targets"].as_array().unwrap() {
+                assert_eq!(
+                    target["datasource"]["type"],
+                    "grafana-clickhouse-datasource"
+                );
+                let sql = target["rawSql"].as_str().unwrap();
+                for (all, choice) in [true, false].into_iter().zip(&choices) {
+                    let sql = choice.fill(sql);
+                    let columns = format!("DESCRIBE TABLE ({sql})");
+                    let columns = lines("bi_grafana_bi", &columns, &[]).await;
+                    if target["format"] == 0 {
+                        assert!(
+                            columns[0].starts_with("time\tDateTime"),
+                            "{name} {title}: {columns:?}"
+                        );
+                    }
+                    let answer = lines("bi_grafana_bi", &sql, &[]).await;
+                    assert!(!all || !answer.is_empty(), "{name} {title} is empty");
+                }
+            }
+        }
+        for variable in dashboard["templating"]["list"].as_array().unwrap() {
+            if variable["type"] == "query" {
+                let sql = choices[0].fill(variable["query"].as_str().unwrap());
+                let values = lines("bi_grafana_bi", &sql, &[]).await;
+                assert!(!values.is_empty(), "{name} {}", variable["name"]);
+            }
+        }
+    }
+}
+
+/// Worked out by hand from [`seed`].
+#[tokio::test]
+async fn panels_show_the_figures_of_the_seed() {
+    seeded("bi_panels").await;
+    let expected = [
+        // All of acme but two days before the window.
+        ("delivery", "Received", "28"),
+        ("delivery", "Accepted", "26"),
+        ("delivery", "Late", "0"),
+        (
+            "delivery",
+            "Refused, by reason",
+            "watermelon\tinvalid_json\t1\t2024-06-03 12:00:00.000",
+        ),
+        (
+            "delivery",
+            "Lost in the browser",
+            "2024-06-03 12:00:00\tfull\t0.16666666666666666",
+        ),
+        // Five of bots, one with a score; of the five, two contained, one handed off.
+        ("conversations", "Conversations", "6"),
+        ("conversations", "Contained", "0.4"),
+        ("conversations", "Handed to a human", "0.2"),
+        ("conversations", "Human, median", "60000"),
+        ("conversations", "Goals", "full\tbooking\t1"),
+        ("tenants", "Unreadable", "1"),
+    ];
+    let dashboards = dashboards();
+    for (name, title, figure) in expected {
+        let (_, dashboard) = dashboards.iter().find(|(found, _)| found == name).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        let panel = panels.iter().find(|panel| panel["title"] == title).unwrap();
+        let choice = Shown {
+            source: None,
+            grain: "hour",
+        };
+        let sql = choice.fill(panel["targets"][0]["rawSql"].as_str().unwrap());
+        let answer = lines("bi_panels_bi", &sql, &[]).await;
+        assert_eq!(answer, [figure], "{name}: {title}");
+    }
+}
+
+#[test]
+fn dashboards_are_whole_and_their_panels_do_not_overlap() {
+    let mut uids = Vec::new();
+    for (name, dashboard) in dashboards() {
+        uids.push(dashboard["uid"].as_str().unwrap().to_owned());
+        let mut taken = std::collections::BTreeSet::new();
+        let mut ids = std::collections::BTreeSet::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{name}");
+            let place = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+            assert!(place("x") + place("w") <= 24, "{name} {}", panel["title"]);
+            for x in place("x")..place("x") + place("w") {
+                for y in place("y")..place("y") + place("h") {
+                    assert!(taken.insert((x, y)), "{name} {}", panel["title"]);
+                }
+            }
+        }
+        let readme = include_str!("../../../../deploy/grafana/README.md");
+        assert!(
+            readme.contains(&format!("dashboards/{name}.json")),
+            "{name}"
+        );
+    }
+    let count = uids.len();
+    uids.sort();
+    uids.dedup();
+    assert_eq!(uids.len(), count);
+}
+
+#[test]
+fn macros_are_filled_in_with_their_brackets() {
+    let filled = with_calls("a $m(f(x), $v) AND $m(y) b", "$m", |inside| {
+        format!("<{inside}>")
+    });
+    assert_eq!(filled, "a <f(x), $v> AND <y> b");
+}
