@@ -27,6 +27,7 @@ const ABOVE: f64 = 10.0;
 const BELOW: f64 = 24.0;
 /// Height of the units in which paths are drawn.
 const UNITS: f64 = 100.0;
+const DAY_MS: i64 = 86_400_000;
 /// Width of a bar; of its slot.
 const BAR: f64 = 0.84;
 /// A bar that is there is seen: its least height in units.
@@ -209,7 +210,8 @@ impl TimeChart<'_> {
                     text.tick x="-8" y=(px(y + 4.0)) text-anchor="end" { (scale::tick_label(*tick, self.unit)) }
                 }
                 @for (slot, label) in scale::time_ticks(&self.slots) {
-                    @let share = slot as f64 / count as f64;
+                    // A time stands where it begins, a day in the middle of its slot.
+                    @let share = (slot as f64 + if self.slots.step_ms >= DAY_MS { 0.5 } else { 0.0 }) / count as f64;
                     // A label at an edge stays within the picture.
                     @let anchor = if share < 0.03 { "start" } else if share > 0.93 { "end" } else { "middle" };
                     text.tick x={ (px(share * 100.0)) "%" } y=(px(ABOVE + HEIGHT + 17.0)) text-anchor=(anchor) { (label) }

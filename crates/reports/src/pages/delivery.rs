@@ -277,7 +277,7 @@ fn table(
                     td.n role="cell" data-label="Late" { (grouped(d.late.into())) }
                     td.n.made role="cell" data-label="Occurred → received" { (three(d.receive_ms, NO_TIME)) }
                     td.n.made role="cell" data-label="Received → queryable" { (three(d.queryable_ms, NONE_ACCEPTED)) }
-                    td.n role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time(last)), None => "never" } }
+                    td.n.whole role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time(last)), None => "never" } }
                 }
             } }
         }

@@ -92,12 +92,12 @@ pub(super) fn recent(failures: &[Failure]) -> Markup {
                 tr role="row" data-key={ "failure-" (failure.partition) "-" (failure.offset) } {
                     th scope="row" role="rowheader" { (foreign(&failure.reason)) }
                     td role="cell" data-label="Source" { (foreign(&failure.source)) }
-                    td role="cell" data-label="Event" { (foreign(&failure.source_event)) }
+                    td.whole role="cell" data-label="Event" { (foreign(&failure.source_event)) }
                     td.wide role="cell" data-label="What is wrong" { (foreign(&failure.detail)) }
-                    td role="cell" data-label="Received" { (time(failure.received_at)) }
+                    td.whole role="cell" data-label="Received" { (time(failure.received_at)) }
                     td.n role="cell" data-label="Bytes" { (count_or(failure.bytes.map(i128::from), "The record's size is not known.")) }
-                    td role="cell" data-label="SHA-256" {
-                        @if let Some(hash) = &failure.sha256 { code title=(one_line(hash, 64)) { (one_line(hash, 12)) } }
+                    td.whole role="cell" data-label="SHA-256" {
+                        @if let Some(hash) = &failure.sha256 { code.hash { (one_line(hash, 64)) } }
                     }
                     td.n role="cell" data-label="Position" { (failure.partition) ":" (failure.offset) }
                 }

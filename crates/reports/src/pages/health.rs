@@ -283,7 +283,7 @@ fn sources(sources: &[SourceHealth]) -> Markup {
                     td.n role="cell" data-label="Rejected" { (grouped(of.rejected.into())) }
                     td.n role="cell" data-label="Late" { (grouped(of.late.into())) }
                     td.n role="cell" data-label="Lost in browser" { (count_or(source.lost_in_browser.map(i128::from), NO_NUMBERS)) }
-                    td.n role="cell" data-label="Messages missing" { (count_or(source.missing_messages.map(i128::from), NO_COUNT)) }
+                    td.n.whole role="cell" data-label="Messages missing" { (count_or(source.missing_messages.map(i128::from), NO_COUNT)) }
                 }
             } }
         }
@@ -356,9 +356,9 @@ fn type_table(caption: &str, types: &[&TypeHealth]) -> Markup {
                     td.n role="cell" data-label="Received" { (grouped(d.received.into())) }
                     td.n role="cell" data-label="Rejected" { (grouped(d.rejected.into())) }
                     td.n role="cell" data-label="Late" { (grouped(d.late.into())) }
-                    td.n role="cell" data-label="To received, p95" { (p95(d.receive_ms, NO_TIME)) }
-                    td.n role="cell" data-label="To queryable, p95" { (p95(d.queryable_ms, NONE_ACCEPTED)) }
-                    td.n role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time(last)), None => "never" } }
+                    td.n.whole role="cell" data-label="To received, p95" { (p95(d.receive_ms, NO_TIME)) }
+                    td.n.whole role="cell" data-label="To queryable, p95" { (p95(d.queryable_ms, NONE_ACCEPTED)) }
+                    td.n.whole role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time(last)), None => "never" } }
                 }
             } }
         }
@@ -395,20 +395,24 @@ pub(super) fn drift(drift: &Drift) -> Markup {
         ),
     ];
     let table = html! {
-        table {
+        table.fold role="table" {
             caption.unseen { "Event names that came or went" }
-            thead { tr {
-                th scope="col" { "Name" } th scope="col" { "Source" } th scope="col" { "What" }
-                th.n scope="col" { "Now" } th.n scope="col" { "Before" } th.n scope="col" { "Last received" }
+            thead role="rowgroup" { tr role="row" {
+                th scope="col" role="columnheader" { "Name" }
+                th scope="col" role="columnheader" { "Source" }
+                th scope="col" role="columnheader" { "What" }
+                @for head in ["Now", "Before", "Last received"] { th.n scope="col" role="columnheader" { (head) } }
             } }
-            tbody { @for (what, meaning, names) in groups { @for name in names.iter().take(MOST_NAMES) { tr {
-                th scope="row" { (foreign(&name.source_event)) }
-                td { (foreign(&name.source)) }
-                td { span.tag title=(meaning) { (what) } }
-                td.n { (grouped(name.received.into())) }
-                td.n { (grouped(name.baseline_received.into())) }
-                td.n { (time(name.last_received)) }
-            } } } }
+            tbody role="rowgroup" { @for (what, meaning, names) in groups { @for name in names.iter().take(MOST_NAMES) {
+                tr role="row" data-key={ (what) "-" (name.source) "-" (name.source_event) } {
+                    th scope="row" role="rowheader" { (foreign(&name.source_event)) }
+                    td role="cell" data-label="Source" { (foreign(&name.source)) }
+                    td role="cell" { span.tag title=(meaning) { (what) } }
+                    td.n role="cell" data-label="Now" { (grouped(name.received.into())) }
+                    td.n role="cell" data-label="Before" { (grouped(name.baseline_received.into())) }
+                    td.n.whole role="cell" data-label="Last received" { (time(name.last_received)) }
+                }
+            } } }
         }
     };
     let empty = groups.iter().all(|(_, _, names)| names.is_empty());

@@ -343,7 +343,7 @@ fn tenant_table(rows: &[&TenantOverview], widest: u64, since: &str) -> Markup {
                     td.n role="cell" data-label="Duplicate" { (share(tenant.duplicate, tenant.received)) }
                     td.n role="cell" data-label="Rejected" { (share(tenant.rejected, tenant.received)) }
                     td.n role="cell" data-label="Late" { (share(tenant.late, tenant.accepted)) }
-                    td.n role="cell" data-label="Last received" { (time(tenant.last_received)) }
+                    td.n.whole role="cell" data-label="Last received" { (time(tenant.last_received)) }
                 }
             } }
         }
