@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use backon::{ExponentialBuilder, Retryable as _};
 use chatpulse_kafka::{Admin, KafkaError, PartitionLag};
 use chatpulse_producer::{
-    ReplayJob,
+    ReplayJob, Tenants,
     tenants::{TenantsFile, new_tenant},
 };
 use chatpulse_reports::{Period, PeriodError};
@@ -139,7 +139,7 @@ pub(crate) enum ReportCommand {
     /// Do a tenant's events arrive? Delivery per event type with a verdict, losses, drift.
     #[command(after_help = "Example:
   chatpulse report tenant-health --tenant acme --since 24h
-  chatpulse report tenant-health --tenant acme --since 7d --format csv > health.csv")]
+  chatpulse report tenant-health --tenant acme --since 7d --format html > health.html")]
     TenantHealth(ReportArgs),
     /// What became of the conversations that started: outcomes, handoff, containment, times.
     #[command(after_help = "Example:
@@ -183,6 +183,8 @@ enum ReportFormat {
     Json,
     /// One table for a spreadsheet.
     Csv,
+    /// One HTML file with charts that needs nothing else.
+    Html,
 }
 
 #[derive(Debug, Subcommand)]
@@ -450,22 +452,51 @@ async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
     let text = match command {
         ReportCommand::TenantHealth(args) => {
             let report = reports.tenant_health(&args.tenant, args.period()?).await?;
+            if report.sources.is_empty() {
+                known_tenant(stages, &args.tenant)?;
+            }
             match args.format {
                 ReportFormat::Md => report.to_markdown(),
                 ReportFormat::Json => serde_json::to_string_pretty(&report)?,
                 ReportFormat::Csv => report.to_csv()?,
+                ReportFormat::Html => report.to_html(),
             }
         }
         ReportCommand::Conversations(args) => {
             let report = reports.conversations(&args.tenant, args.period()?).await?;
+            if report.sources.is_empty() {
+                known_tenant(stages, &args.tenant)?;
+            }
             match args.format {
                 ReportFormat::Md => report.to_markdown(),
                 ReportFormat::Json => serde_json::to_string_pretty(&report)?,
                 ReportFormat::Csv => report.to_csv()?,
+                ReportFormat::Html => report.to_html(),
             }
         }
     };
     output::result(&text);
+    Ok(())
+}
+
+/// Refuses a tenant that has sent nothing and stands in no tenants file: most likely a slip of the pen.
+fn known_tenant(stages: &Stages, tenant: &str) -> anyhow::Result<()> {
+    let file = &stages.config.producer.tenants_file;
+    // Whoever reads elsewhere than where the producer runs has no such file.
+    let Ok(tenants) = Tenants::load(file) else {
+        return Ok(());
+    };
+    let snapshot = tenants.snapshot();
+    let names: Vec<&str> = snapshot
+        .tenants()
+        .map(|tenant| tenant.id.as_str())
+        .collect();
+    anyhow::ensure!(
+        names.contains(&tenant),
+        "nothing came from tenant {tenant:?} in that time, and {} has no such tenant; it has: {}",
+        file.display(),
+        names.join(", ")
+    );
     Ok(())
 }
 
