@@ -203,6 +203,30 @@ pub(crate) enum TenantCommand {
         #[arg(long, value_name = "FILE")]
         tenants: Option<PathBuf>,
     },
+    /// Manages the tokens that read a tenant's reports.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chatpulse tenant token add acme --id support"
+    )]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Gives a tenant a fresh read token, and prints it: it cannot be shown again. It is in force when
+    /// the file is next looked at, without a restart. To take one back, set `revoked = true` at its id
+    /// in the file.
+    #[command(after_help = "Example:\n  chatpulse tenant token add acme --id support")]
+    Add {
+        /// Tenant whose reports the token reads.
+        tenant: String,
+        /// Name of the token in the file: a-z, 0-9, - and _. Default: read, read-2, and so on.
+        #[arg(long)]
+        id: Option<String>,
+        /// Tenants file, instead of the configured one.
+        #[arg(long, value_name = "FILE")]
+        tenants: Option<PathBuf>,
+    },
 }
 
 /// Runs everything on this machine until `stop`.
@@ -274,6 +298,20 @@ pub(crate) async fn run(
                 file.display()
             ));
             output::result(key.expose());
+        }
+        Command::Tenant(TenantCommand::Token(TokenCommand::Add {
+            tenant,
+            id,
+            tenants,
+        })) => {
+            let file = tenants.unwrap_or_else(|| stages.config.producer.tenants_file.clone());
+            let token = TenantsFile::add_read_token(&file, &tenant, id.as_deref())?;
+            output::note(&format!(
+                "read token {} of tenant {tenant} is in {}; the token, shown this once:",
+                token.id,
+                file.display()
+            ));
+            output::result(token.expose());
         }
     }
     Ok(true)

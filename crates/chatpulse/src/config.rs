@@ -133,8 +133,17 @@ pub(crate) struct Sink {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Reports {
-    /// Address of the pages and the JSON API.
+    /// Address of the pages and the JSON API. On loopback, who is on this machine sees the pages as the
+    /// operator; elsewhere they ask for a token.
     pub(crate) listen: SocketAddr,
+    /// Token that reads every tenant, of at least 32 characters; better given as
+    /// `CHATPULSE__REPORTS__OPERATOR_TOKEN`. Tenants' tokens are made by `chatpulse tenant token add`.
+    pub(crate) operator_token: Option<Secret>,
+    /// What one token may ask of the JSON API in the long run; twice as much at once after a pause.
+    pub(crate) requests_per_second: NonZeroU32,
+    /// Longest wait for ClickHouse's answer to a question of a report. Beyond it: 503.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) query_timeout: Duration,
 }
 
 /// `[sources]`
@@ -229,6 +238,9 @@ impl Default for Reports {
     fn default() -> Self {
         Self {
             listen: loopback(8080),
+            operator_token: None,
+            requests_per_second: non_zero(50),
+            query_timeout: Duration::from_secs(15),
         }
     }
 }
@@ -299,6 +311,8 @@ mod tests {
     #[test]
     fn a_password_is_never_printed() {
         let config = parse("[clickhouse]\npassword = \"hunter2\"").unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let config = parse("[reports]\noperator_token = \"hunter2\"").unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
         let config = parse("[kafka.overrides]\n\"sasl.password\" = \"hunter2\"").unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));

@@ -15,6 +15,7 @@ mod output;
 mod rejected;
 mod stages;
 mod status;
+mod tokens;
 mod wire;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};

@@ -1,14 +1,14 @@
 //! From the configuration to each stage. The same stage code runs alone and all in one process.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chatpulse_enricher::Checkpoints;
 use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
 use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
-use chatpulse_reports::{Reports, StageLag};
-use chatpulse_store::Store;
+use chatpulse_reports::{Access, AccessConfig, Reports, StageLag};
+use chatpulse_store::{Store, StoreConfig};
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     lag::LagWatch,
     status::{self, Status},
+    tokens::TokenWatch,
     wire::Wire,
 };
 
@@ -65,6 +66,14 @@ impl Stages {
     /// The store's handle.
     pub(crate) fn store(&self) -> Store {
         Store::new(&self.config.clickhouse.store())
+    }
+
+    /// The same for reports, whose readers do not wait as long.
+    fn store_of_reports(&self) -> Store {
+        Store::new(&StoreConfig {
+            query_timeout: self.config.reports.query_timeout,
+            ..self.config.clickhouse.store()
+        })
     }
 
     /// Creates the topics that are absent.
@@ -252,7 +261,7 @@ impl Stages {
 
     /// What reports are made of.
     pub(crate) fn reports(&self) -> Reports {
-        Reports::new(self.store(), self.catalog).with_lag(self.lag.subscribe())
+        Reports::new(self.store_of_reports(), self.catalog).with_lag(self.lag.subscribe())
     }
 
     /// Reports over HTTP, until `stop`, with the lag of the stages that run in this process.
@@ -268,12 +277,26 @@ impl Stages {
             store: Some(self.store()),
             lag,
         };
-        let router = chatpulse_reports::router(self.reports()).merge(status::router(status));
-        status::serve(router, listener, stop).await
+        let settings = &self.config.reports;
+        let tokens = TokenWatch::open(&self.config.producer.tenants_file)?;
+        let access = Access::new(AccessConfig {
+            tokens: tokens.tokens(),
+            operator_token: (settings.operator_token.as_ref())
+                .map(|secret| secret.reveal().to_owned()),
+            loopback: listener.local_addr()?.ip().is_loopback(),
+            requests_per_second: settings.requests_per_second,
+        })
+        .context("reports.operator_token")?;
+        let router =
+            chatpulse_reports::router(self.reports(), access).merge(status::router(status));
+        tokio::select! {
+            served = status::serve(router, listener, stop) => served,
+            never = tokens.run(self.config.producer.tenants_poll) => match never {},
+        }
     }
 }
 
-fn millis(duration: std::time::Duration) -> i64 {
+fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 

@@ -7,10 +7,11 @@ use chatpulse_store::{
     Breakdown, CohortState, Figure, Restatement as RestatedRow, StoreError, Unit,
 };
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::Reports;
-use crate::period::{Period, Span, timestamp};
+use crate::period::{Period, Span, timestamp, unit_schema};
 
 /// Every metric, in the order in which reports show them, and what it is called.
 pub(crate) const TITLES: [(&str, &str); 28] = [
@@ -51,13 +52,14 @@ pub(crate) const TITLES: [(&str, &str); 28] = [
 ];
 
 /// The conversation report of one tenant.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Conversations {
     /// Tenant.
     pub tenant: String,
     /// The conversations that started in it.
     pub window: Span,
     /// The unit of `by_time`, at whose start the window begins.
+    #[schema(schema_with = unit_schema)]
     pub unit: Unit,
     /// How far the figures are.
     pub state: State,
@@ -77,7 +79,8 @@ pub struct Conversations {
 }
 
 /// How far the figures are: those of past days settle when their conversations have closed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = CohortState)]
 pub struct State {
     /// As of when the oldest figure was judged; null where there is no conversation.
     pub as_of: Option<Timestamp>,
@@ -92,7 +95,7 @@ pub struct State {
 }
 
 /// One metric.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Metric {
     /// Name, as in the views.
     pub metric: &'static str,
@@ -107,7 +110,8 @@ pub struct Metric {
 }
 
 /// The conversations that started in a unit of time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = MetricTimeGroup)]
 pub struct TimeGroup {
     /// Start of the unit.
     pub at: Timestamp,
@@ -118,7 +122,8 @@ pub struct TimeGroup {
 }
 
 /// The conversations of a widget or language.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = MetricGroup)]
 pub struct Group {
     /// Widget or language; empty where none is told, `(several)` where one conversation had more than
     /// one, `(other)` for those beyond the 50 most frequent of a source.
@@ -130,7 +135,7 @@ pub struct Group {
 }
 
 /// A figure of a past day that was settled and is now another, and why.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Restatement {
     /// Start of the day, UTC.
     pub day: Timestamp,
@@ -157,7 +162,8 @@ pub struct Restatement {
 }
 
 /// What a metric comes to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = MetricValue)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Value {
     /// A sum.
@@ -235,6 +241,120 @@ impl Reports {
             by_language: groups(&by_language),
             restatements: restated.into_iter().map(Restatement::from).collect(),
         })
+    }
+}
+
+/// What to group conversations by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsBy {
+    /// All together.
+    Overall,
+    /// The source.
+    Source,
+    /// The unit of time in which they started.
+    Time,
+    /// The widget.
+    Widget,
+    /// The language.
+    Language,
+}
+
+/// Every metric of conversations, in groups.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct MetricGroups {
+    /// Tenant.
+    pub tenant: String,
+    /// The conversations that started in it.
+    pub window: Span,
+    /// The unit of groups by time.
+    #[schema(schema_with = unit_schema)]
+    pub unit: Unit,
+    /// How far the figures are.
+    pub state: State,
+    /// What the groups are by.
+    pub by: MetricsBy,
+    /// By source and time in their order; by widget and language most conversations first.
+    pub groups: Vec<KeyedGroup>,
+}
+
+/// The metrics of one group.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = MetricKeyedGroup)]
+pub struct KeyedGroup {
+    /// Source, start of the unit of time (RFC 3339), widget or language (empty where none is told,
+    /// `(several)` where one conversation had more than one, `(other)` for those beyond the 50 most
+    /// frequent of a source); null for all together.
+    pub key: Option<String>,
+    /// True where a figure of it is provisional.
+    pub provisional: bool,
+    /// Every metric by name; null where no source of the group can show it.
+    pub metrics: BTreeMap<String, Option<Value>>,
+}
+
+impl Reports {
+    /// Every metric of the conversations of the tenant that started in the period, in groups.
+    pub async fn metrics_by(
+        &self,
+        tenant: &str,
+        period: Period,
+        by: MetricsBy,
+    ) -> Result<MetricGroups, StoreError> {
+        let (store, span) = (&self.store, period.cohorts());
+        let breakdown = match by {
+            MetricsBy::Overall | MetricsBy::Source => Breakdown::Source,
+            MetricsBy::Time => Breakdown::Time,
+            MetricsBy::Widget => Breakdown::Widget,
+            MetricsBy::Language => Breakdown::Language,
+        };
+        let (state, figures) = tokio::try_join!(
+            store.cohort_state(tenant, span),
+            store.figures(tenant, span, breakdown),
+        )?;
+        let keyed = |(key, provisional, metrics)| KeyedGroup {
+            key,
+            provisional,
+            metrics,
+        };
+        let groups = match by {
+            MetricsBy::Overall => grouped(&figures, |f| f.source.is_none().then_some(None))
+                .into_iter()
+                .map(keyed)
+                .collect(),
+            MetricsBy::Source => grouped(&figures, |f| f.source.clone().map(Some))
+                .into_iter()
+                .map(keyed)
+                .collect(),
+            MetricsBy::Time => grouped(&figures, |f| f.at_ms)
+                .into_iter()
+                .map(|(at, p, metrics)| keyed((Some(timestamp(at).to_string()), p, metrics)))
+                .collect(),
+            MetricsBy::Widget | MetricsBy::Language => groups(&figures)
+                .into_iter()
+                .map(|group| keyed((Some(group.value), group.provisional, group.metrics)))
+                .collect(),
+        };
+        Ok(MetricGroups {
+            tenant: tenant.to_owned(),
+            window: span.window.into(),
+            unit: span.unit,
+            state: state.into(),
+            by,
+            groups,
+        })
+    }
+
+    /// Restated figures of the tenant's days in the period, newest first: so many are skipped, and at
+    /// most so many given.
+    pub async fn restatements(
+        &self,
+        tenant: &str,
+        period: Period,
+        part: (u64, u32),
+    ) -> Result<Vec<Restatement>, StoreError> {
+        let window = period.cohorts().window;
+        let found = self.store.restatements(tenant, window, part).await?;
+        Ok(found.into_iter().map(Restatement::from).collect())
     }
 }
 

@@ -3,19 +3,21 @@
 use chatpulse_store::{StoreError, Unit};
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::Reports;
 use crate::health::Point;
-use crate::period::{Period, Span, timestamp};
+use crate::period::{Period, Span, timestamp, unit_schema};
 
 /// Delivery over time. A unit in which nothing came has no point.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct DeliverySeries {
     /// Tenant.
     pub tenant: String,
     /// Events received in it are counted.
     pub window: Span,
     /// The unit of time of each point.
+    #[schema(schema_with = unit_schema)]
     pub unit: Unit,
     /// Per source, with latencies.
     pub sources: Vec<Point>,
@@ -24,7 +26,7 @@ pub struct DeliverySeries {
 }
 
 /// One event type over time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TypeSeries {
     /// Source.
     pub source: String,
@@ -35,7 +37,8 @@ pub struct TypeSeries {
 }
 
 /// One unit of time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = TypePoint)]
 pub struct Counted {
     /// Start of the unit.
     pub at: Timestamp,

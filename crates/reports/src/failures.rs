@@ -1,13 +1,16 @@
 //! What was refused, without its content.
 
-use chatpulse_store::{Rejected, RejectionCount};
+use chatpulse_store::{Rejected, RejectedCursor, RejectionCount, StoreError};
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::period::timestamp;
+use crate::Reports;
+use crate::period::{Period, timestamp};
 
 /// Rejections of one reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RejectionCount)]
 pub struct Reason {
     /// Source.
     pub source: String,
@@ -20,7 +23,8 @@ pub struct Reason {
 }
 
 /// One rejected record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Rejection)]
 pub struct Failure {
     /// When it was received.
     pub received_at: Timestamp,
@@ -66,5 +70,30 @@ impl From<Rejected> for Failure {
             partition: row.partition,
             offset: row.offset,
         }
+    }
+}
+
+impl Failure {
+    /// Its place in the list of rejections.
+    pub fn cursor(&self) -> RejectedCursor {
+        RejectedCursor {
+            received_ms: self.received_at.as_millisecond(),
+            partition: self.partition,
+            offset: self.offset,
+        }
+    }
+}
+
+impl Reports {
+    /// Rejections of the tenant in the period, newest first, after a place in that list, at most so many.
+    pub async fn rejections(
+        &self,
+        tenant: &str,
+        period: Period,
+        part: (Option<&RejectedCursor>, u32),
+    ) -> Result<Vec<Failure>, StoreError> {
+        let window = period.delivery().window;
+        let found = self.store.recent_rejections(tenant, window, part).await?;
+        Ok(found.into_iter().map(Failure::from).collect())
     }
 }

@@ -8,10 +8,11 @@ use chatpulse_store::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::Reports;
 use crate::failures::{Failure, Reason};
-use crate::period::{Period, Span, timestamp};
+use crate::period::{Period, Span, timestamp, unit_schema};
 use crate::verdict::{Counts, Judgement, Verdict, judge};
 
 /// How many rejections are listed.
@@ -20,13 +21,14 @@ const RECENT_REJECTIONS: u32 = 20;
 const VANISHED_FROM: u64 = 5;
 
 /// The health report of one tenant.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TenantHealth {
     /// Tenant.
     pub tenant: String,
     /// Events received in it are counted.
     pub window: Span,
     /// The unit of the series, at whose start the window begins.
+    #[schema(schema_with = unit_schema)]
     pub unit: Unit,
     /// Events received in it say what was to be expected.
     pub baseline: Span,
@@ -50,7 +52,7 @@ pub struct TenantHealth {
 }
 
 /// What was received, and how fast.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Delivery {
     /// accepted + duplicate + rejected.
     pub received: u64,
@@ -73,7 +75,7 @@ pub struct Delivery {
 }
 
 /// Delivery of one source.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct SourceHealth {
     /// Source.
     pub source: String,
@@ -92,7 +94,7 @@ pub struct SourceHealth {
 }
 
 /// Delivery of one event type of one source.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TypeHealth {
     /// Source.
     pub source: String,
@@ -108,7 +110,8 @@ pub struct TypeHealth {
 }
 
 /// One unit of time of one source.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = SourcePoint)]
 pub struct Point {
     /// Start of the unit.
     pub at: Timestamp,
@@ -131,7 +134,7 @@ pub struct Point {
 }
 
 /// Milliseconds, at most 1 % off.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Percentiles {
     /// Median.
     pub p50: f64,
@@ -143,7 +146,7 @@ pub struct Percentiles {
 
 /// Event names whose coming or going deserves a look, of the documented and the most frequent 1,000
 /// names: whoever has a page's write key can invent names without end.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Drift {
     /// Received, and not in the source definition.
     pub undocumented: Vec<Name>,
@@ -154,7 +157,8 @@ pub struct Drift {
 }
 
 /// A vendor's event name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = EventName)]
 pub struct Name {
     /// Source.
     pub source: String,
@@ -202,7 +206,7 @@ impl Reports {
             store.browser_loss(tenant, window),
             store.message_gaps(tenant, window),
             store.rejections_by_reason(tenant, window),
-            store.recent_rejections(tenant, window, RECENT_REJECTIONS),
+            store.recent_rejections(tenant, window, (None, RECENT_REJECTIONS)),
             store.health_series(tenant, span),
         )?;
         let found = Found {

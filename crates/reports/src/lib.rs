@@ -8,7 +8,10 @@
 //!
 //! What a source cannot show is `null` in JSON and `n/a` for people, never 0.
 
+mod access;
+mod api;
 mod chart;
+mod conversation_list;
 mod conversations;
 mod csv;
 mod delivery;
@@ -22,7 +25,15 @@ mod period;
 mod text;
 mod verdict;
 
-pub use conversations::{Conversations, Group, Metric, Restatement, State, TimeGroup, Value};
+pub use access::{
+    Access, AccessConfig, ReadToken, ReadTokens, SHORTEST_OPERATOR_TOKEN, Viewer, WeakOperatorToken,
+};
+pub use api::openapi;
+pub use conversation_list::Conversation;
+pub use conversations::{
+    Conversations, Group, KeyedGroup, Metric, MetricGroups, MetricsBy, Restatement, State,
+    TimeGroup, Value,
+};
 pub use delivery::{Counted, DeliverySeries, TypeSeries};
 pub use failures::{Failure, Reason};
 pub use health::{

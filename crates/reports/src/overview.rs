@@ -3,18 +3,20 @@
 use chatpulse_store::{PipelinePoint, StoreError, TenantRow, Unit};
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::Reports;
 use crate::health::{Percentiles, percentiles};
-use crate::period::{Period, Span, timestamp};
+use crate::period::{Period, Span, timestamp, unit_schema};
 use crate::verdict::{Counts, Judgement, judge};
 
 /// The state of the installation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Overview {
     /// Events received in it are counted.
     pub window: Span,
     /// The unit of the series.
+    #[schema(schema_with = unit_schema)]
     pub unit: Unit,
     /// The tenants that sent something in the window or before, those with most first; at most 10,000.
     pub tenants: Vec<TenantOverview>,
@@ -25,7 +27,7 @@ pub struct Overview {
 }
 
 /// What one tenant sent.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TenantOverview {
     /// Tenant; empty for records that could not be decoded.
     pub tenant: String,
@@ -46,7 +48,8 @@ pub struct TenantOverview {
 }
 
 /// One unit of time of the whole installation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = PipelinePoint)]
 pub struct PipelinePointReport {
     /// Start of the unit.
     pub at: Timestamp,
@@ -67,7 +70,7 @@ pub struct PipelinePointReport {
 }
 
 /// How far a stage is behind, of all its instances together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StageLag {
     /// `enricher` or `sink`.
     pub stage: String,
@@ -80,7 +83,7 @@ pub struct StageLag {
 }
 
 /// How far a stage is behind in one partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PartitionLag {
     /// Partition.
     pub partition: i32,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chatpulse_store::{Span as StoreSpan, Unit, Window};
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 const DAY_MS: i64 = 86_400_000;
 /// How much longer than the window the baseline is that it is compared with, at least a day.
@@ -37,7 +38,8 @@ pub enum PeriodError {
 }
 
 /// A window as reports show it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Window)]
 pub struct Span {
     /// First moment.
     pub since: Timestamp,
@@ -142,6 +144,18 @@ impl From<Window> for Span {
             until: timestamp(window.until_ms),
         }
     }
+}
+
+/// The schema of a [`Unit`], which is the store's and knows of no documents.
+pub(crate) fn unit_schema() -> utoipa::openapi::Object {
+    let names = [Unit::Minute, Unit::Hour, Unit::Day].map(|unit| serde_json::to_value(unit).ok());
+    utoipa::openapi::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::Type::String)
+        .description(Some(
+            "The unit of time in which figures are kept and shown, of UTC.",
+        ))
+        .enum_values(Some(names.into_iter().flatten()))
+        .build()
 }
 
 /// The moment, or the nearest that a timestamp can hold.

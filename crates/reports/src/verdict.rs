@@ -1,6 +1,7 @@
 //! Whether events really arrive: counts in, a verdict with its reason and threshold out. Pure.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// From how many rejected of those received on delivery is failing.
 const FAILING_REJECTED: f64 = 0.20;
@@ -22,7 +23,7 @@ const DEGRADED_LOST: f64 = 0.05;
 const SILENT_EXPECTED: f64 = 5.0;
 
 /// How delivery does, worst last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Nothing is wrong.
@@ -48,7 +49,7 @@ impl Verdict {
 }
 
 /// A verdict, why, and from when on it holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,

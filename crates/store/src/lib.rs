@@ -32,7 +32,8 @@ pub use migrations::{MIGRATIONS, Migration};
 pub use queries::{
     Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor, ConversationRow,
     Figure, GapCount, HealthPoint, HealthRow, MetricRow, NameHealth, PipelinePoint, Rejected,
-    RejectionCount, Restatement, Span, TenantRow, TypeBaseline, TypePoint, Unit, Window,
+    RejectedCursor, RejectionCount, Restatement, Span, TenantRow, TypeBaseline, TypePoint, Unit,
+    Window,
 };
 pub use readers::{Reader, access_statements};
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};

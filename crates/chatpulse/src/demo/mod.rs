@@ -9,7 +9,12 @@ mod judge;
 mod progress;
 mod traffic;
 
-use std::{io::Write as _, net::SocketAddr, num::NonZeroU32, path::Path};
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use chatpulse_producer::{
@@ -97,8 +102,15 @@ pub(crate) async fn run(
         None if args.history > 0 => History::prepare(&folder, (now_ms, &run_id), &args)?,
         _ => None,
     };
+    let read_token = match args.events {
+        None => Some(prepare_read_token(&folder)?),
+        Some(_) => None,
+    };
     let mut local = Local::start(config, &args.local, folder).await?;
     output::note(&local.banner());
+    if let Some(file) = read_token {
+        output::note(&format!("read token   {}   (for /v1)", file.display()));
+    }
     output::note(&format!("traffic of   {}", tenants.join(", ")));
 
     let (pace, events) = match args.events {
@@ -258,6 +270,17 @@ fn prepare_tenants(folder: &DataDir, tenants: &[String]) -> anyhow::Result<Vec<S
             Ok(key.expose().to_owned())
         })
         .collect()
+}
+
+/// The file with the read token of live traffic's tenant, which is made where it is missing.
+fn prepare_read_token(folder: &DataDir) -> anyhow::Result<PathBuf> {
+    let kept = folder.file(&format!("{LIVE_TENANT}.read-token"));
+    if !kept.exists() {
+        let token = TenantsFile::add_read_token(&folder.tenants_file(), LIVE_TENANT, None)?;
+        private_file(&kept, token.expose())
+            .with_context(|| format!("cannot write {}", kept.display()))?;
+    }
+    Ok(kept)
 }
 
 fn private_file(path: &Path, text: &str) -> std::io::Result<()> {

@@ -14,6 +14,7 @@ fn every_subcommand_has_help_with_an_example() {
         &["replay"],
         &["audit"],
         &["tenant", "add"],
+        &["tenant", "token", "add"],
         &["report", "tenant-health"],
         &["report", "conversations"],
     ] {

@@ -43,17 +43,21 @@ pub struct TenantEntry {
     pub conversation_timeout: Duration,
     /// Keys that may write for this tenant.
     #[serde(default)]
-    pub write_keys: Vec<WriteKeyEntry>,
+    pub write_keys: Vec<KeyEntry>,
+    /// Tokens that may read this tenant's reports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_tokens: Vec<KeyEntry>,
     /// Limits; what is left out has the default.
     #[serde(default)]
     pub limits: LimitsEntry,
 }
 
-/// One write key, known by its hash only.
+/// One write key or read token, known by its hash only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WriteKeyEntry {
-    /// Name of the key in records, unique in its tenant, of the form of a tenant's id.
+pub struct KeyEntry {
+    /// Name, of the form of a tenant's id: of a write key in records; unique among the write keys,
+    /// or the read tokens, of its tenant.
     pub id: String,
     /// SHA-256 of the key, hex.
     pub sha256: String,
@@ -120,6 +124,29 @@ impl fmt::Debug for WriteKey {
     }
 }
 
+/// A read token in plain text. It exists where it is made, and at the reader; here it is known by
+/// its hash.
+pub struct ReadToken {
+    /// Its name among the read tokens of its tenant.
+    pub id: String,
+    token: String,
+}
+
+impl ReadToken {
+    /// The token itself, to be handed to its owner and to nobody else.
+    pub fn expose(&self) -> &str {
+        &self.token
+    }
+}
+
+impl fmt::Debug for ReadToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadToken")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The hash under which a key is known.
 pub(super) fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
@@ -133,11 +160,12 @@ pub fn new_tenant(id: &str) -> Result<(TenantEntry, WriteKey), TenantsError> {
         salt: random_hex::<32>()?,
         allowed_origins: Vec::new(),
         conversation_timeout: day(),
-        write_keys: vec![WriteKeyEntry {
+        write_keys: vec![KeyEntry {
             id: "web".to_owned(),
             sha256: hex::encode(hash(key.expose())),
             revoked: false,
         }],
+        read_tokens: Vec::new(),
         limits: LimitsEntry::default(),
     };
     Ok((entry, key))
@@ -174,10 +202,6 @@ impl TenantsFile {
     /// stays as it is, comments included. The new file is checked as a whole, then replaces the
     /// old one in one step, readable by its owner alone.
     pub fn append(path: &Path, entry: &TenantEntry) -> Result<(), TenantsError> {
-        let failed = |error| TenantsError::Write {
-            path: path.into(),
-            error,
-        };
         let mut text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -191,14 +215,98 @@ impl TenantsFile {
         let added = toml::to_string(&Self {
             tenant: vec![entry.clone()],
         })
-        .map_err(|error| failed(std::io::Error::other(error)))?;
+        .map_err(|error| TenantsError::Write {
+            path: path.into(),
+            error: std::io::Error::other(error),
+        })?;
         if !text.is_empty() {
             text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
         }
         text.push_str(&added);
-        Snapshot::new(&Self::parse(&text, path)?, &Snapshot::default())
+        Self::put(path, &text)
+    }
+
+    /// Gives a tenant a fresh read token of that name, or else of the first free one of `read`,
+    /// `read-2` and so on. What stands in the file stays as it is, comments included; the new file is
+    /// checked and replaced as by [`TenantsFile::append`]. The token cannot be had again.
+    pub fn add_read_token(
+        path: &Path,
+        tenant: &str,
+        id: Option<&str>,
+    ) -> Result<ReadToken, TenantsError> {
+        let unchanged = |fault: String| TenantsError::Edit {
+            path: path.into(),
+            fault,
+        };
+        let file = Self::read(path)?;
+        let entry = file.tenant.iter().find(|entry| entry.id == tenant);
+        let entry = entry.ok_or_else(|| unchanged(format!("has no tenant {tenant:?}")))?;
+        let taken = |id: &str| entry.read_tokens.iter().any(|token| token.id == id);
+        let id = match id {
+            Some(id) if taken(id) => {
+                return Err(unchanged(format!(
+                    "tenant {tenant} has a read token {id:?} already; give it another --id"
+                )));
+            }
+            Some(id) => id.to_owned(),
+            None => std::iter::once("read".to_owned())
+                .chain((2..).map(|n| format!("read-{n}")))
+                .find(|id| !taken(id))
+                .unwrap_or_default(),
+        };
+        let token = ReadToken {
+            id,
+            token: format!("cpr_{}", random_hex::<24>()?),
+        };
+
+        let text = std::fs::read_to_string(path).map_err(|error| TenantsError::Read {
+            path: path.into(),
+            error,
+        })?;
+        // It was read as TOML just now.
+        let mut document: toml_edit::DocumentMut = (text.parse())
+            .map_err(|_| unchanged("was changed at this very moment; try again".to_owned()))?;
+        let added = toml_edit::Table::from_iter([
+            ("id", token.id.clone()),
+            ("sha256", hex::encode(hash(token.expose()))),
+        ]);
+        let tables = document
+            .get_mut("tenant")
+            .and_then(|item| item.as_array_of_tables_mut());
+        let table = tables.and_then(|tables| {
+            let id = |table: &toml_edit::Table| table.get("id")?.as_str().map(str::to_owned);
+            tables
+                .iter_mut()
+                .find(|table| id(table).as_deref() == Some(tenant))
+        });
+        let tokens = table.map(|table| {
+            table
+                .entry("read_tokens")
+                .or_insert_with(|| toml_edit::Item::ArrayOfTables(toml_edit::ArrayOfTables::new()))
+        });
+        match tokens {
+            Some(toml_edit::Item::ArrayOfTables(tokens)) => tokens.push(added),
+            Some(toml_edit::Item::Value(toml_edit::Value::Array(tokens))) => {
+                tokens.push(added.into_inline_table());
+            }
+            _ => {
+                return Err(unchanged(
+                    "must have its tenants as [[tenant]] tables for a token to be added".to_owned(),
+                ));
+            }
+        }
+        Self::put(path, &document.to_string())?;
+        Ok(token)
+    }
+
+    /// Checks a new text of the file as a whole, then puts it in place of the old one.
+    fn put(path: &Path, text: &str) -> Result<(), TenantsError> {
+        Snapshot::new(&Self::parse(text, path)?, &Snapshot::default())
             .map_err(|invalid| invalid.of(path))?;
-        replace(path, text.as_bytes()).map_err(failed)
+        replace(path, text.as_bytes()).map_err(|error| TenantsError::Write {
+            path: path.into(),
+            error,
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who may send: tenants with their write keys, origins, salt and limits.
+//! Who may send, and read: tenants with their write keys, origins, salt, limits and read tokens.
 //!
 //! ```text
 //! tenants.toml ─ file (typed, validated) ─► Snapshot ─ swapped in whole ─► requests
@@ -18,8 +18,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-pub use file::{LimitsEntry, TenantEntry, TenantsFile, WriteKey, WriteKeyEntry, new_tenant};
-pub use snapshot::{Grant, Snapshot, Tenant, WriteKeyError};
+pub use file::{KeyEntry, LimitsEntry, ReadToken, TenantEntry, TenantsFile, WriteKey, new_tenant};
+pub use snapshot::{Grant, ReadGrant, Snapshot, Tenant, WriteKeyError};
 
 /// The tenants of a file, always the last valid version of it. Cheap to read from many tasks.
 #[derive(Debug)]
@@ -58,6 +58,19 @@ impl Tenants {
             path,
             current: ArcSwap::from_pointee(snapshot),
             seen: Mutex::new(Some(seen)),
+        })
+    }
+
+    /// The same, but a file that is not there is one without tenants: they come when it does.
+    pub fn load_if_there(path: impl Into<PathBuf>) -> Result<Self, TenantsError> {
+        let path = path.into();
+        if path.exists() {
+            return Self::load(path);
+        }
+        Ok(Self {
+            path,
+            current: ArcSwap::default(),
+            seen: Mutex::new(None),
         })
     }
 
@@ -142,6 +155,14 @@ pub enum TenantsError {
         path: PathBuf,
         /// What the system says.
         error: std::io::Error,
+    },
+    /// The file is not such that it could be changed so.
+    #[error("the tenants file {path} {fault}")]
+    Edit {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        fault: String,
     },
     /// The file is no TOML, or has keys or types that are not known.
     #[error("tenants file {path}, {place}: {fault}")]
@@ -350,6 +371,82 @@ mod tests {
             1,
             "no temporary file stays"
         );
+    }
+
+    #[test]
+    fn a_read_token_is_added_to_its_tenant_and_the_rest_of_the_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tenants.toml");
+        let before = format!(
+            "# ours\n[[tenant]]{ENTRY}# first\n[tenant.limits]\nburst = 7 # few\n\n\
+             [[tenant]]{}read_tokens = [{{ id = \"read\", sha256 = \"{}\", revoked = true }}]\n# end\n",
+            ENTRY.replace("acme", "other"),
+            "0".repeat(64)
+        );
+        std::fs::write(&path, &before).unwrap();
+        let add = |tenant, id| TenantsFile::add_read_token(&path, tenant, id);
+        let tokens = [
+            add("acme", None).unwrap(),
+            add("acme", None).unwrap(),
+            add("other", None).unwrap(),
+            add("other", Some("support")).unwrap(),
+        ];
+        let ids = tokens.each_ref().map(|token| token.id.as_str());
+        assert_eq!(ids, ["read", "read-2", "read-2", "support"]);
+        for (tenant, id, fault) in [
+            ("nobody", None, "no tenant \"nobody\""),
+            ("acme", Some("read"), "--id"),
+            ("acme", Some("Not A Name"), "read_tokens[2].id"),
+        ] {
+            let error = add(tenant, id).unwrap_err().to_string();
+            assert!(error.contains(fault), "{error}");
+        }
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        for line in before.lines().filter(|line| !line.contains("read_tokens")) {
+            assert!(text.contains(line), "{line:?} is gone: {text}");
+        }
+        let snapshot = Tenants::load(&path).unwrap().snapshot();
+        let granted: Vec<_> = snapshot
+            .read_tokens()
+            .map(|grant| (grant.tenant.to_string(), grant.sha256, grant.revoked))
+            .collect();
+        assert_eq!(granted.len(), 5);
+        for (token, tenant) in tokens.iter().zip(["acme", "acme", "other", "other"]) {
+            assert!(token.expose().starts_with("cpr_") && token.expose().len() == 52);
+            assert!(!text.contains(token.expose()));
+            assert!(!format!("{token:?}").contains(token.expose()));
+            let hash = file::hash(token.expose());
+            assert!(granted.contains(&(tenant.to_owned(), hash, false)));
+            assert_eq!(
+                snapshot.authenticate(token.expose()).unwrap_err(),
+                WriteKeyError::Unknown,
+                "a read token writes nothing"
+            );
+        }
+        assert!(granted.contains(&("other".to_owned(), [0; 32], true)));
+    }
+
+    #[test]
+    fn one_secret_is_not_a_key_and_a_token_at_once() {
+        let digest = "0".repeat(64);
+        let error = load(&format!(
+            "[[tenant]]{ENTRY} write_keys = [{{ id = \"a\", sha256 = \"{digest}\" }}]
+             read_tokens = [{{ id = \"a\", sha256 = \"{digest}\" }}]"
+        ));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("tenant[0].read_tokens[0].sha256"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_yet_has_no_tenants_until_it_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tenants.toml");
+        let tenants = Tenants::load_if_there(&path).unwrap();
+        assert_eq!(tenants.reload().unwrap(), Reload::Unchanged);
+        std::fs::write(&path, format!("[[tenant]]{ENTRY}")).unwrap();
+        assert_eq!(tenants.reload().unwrap(), Reload::Applied);
+        assert!(tenants.snapshot().get("acme").is_some());
     }
 
     #[test]

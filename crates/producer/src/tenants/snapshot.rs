@@ -12,7 +12,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
 
 use super::{
     Invalid,
-    file::{LimitsEntry, TenantEntry, TenantsFile, hash},
+    file::{KeyEntry, LimitsEntry, TenantEntry, TenantsFile, hash},
 };
 use crate::{origin::OriginPattern, share::Holdings};
 
@@ -26,6 +26,18 @@ const MAX_NAME_BYTES: usize = 63;
 pub struct Snapshot {
     by_id: BTreeMap<String, Arc<Tenant>>,
     by_key: HashMap<[u8; 32], KeyOwner>,
+    read_tokens: HashMap<[u8; 32], ReadGrant>,
+}
+
+/// A read token, known by its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadGrant {
+    /// Tenant that it reads.
+    pub tenant: Arc<str>,
+    /// SHA-256 of the token.
+    pub sha256: [u8; 32],
+    /// A revoked token is refused, and told apart from one that never was.
+    pub revoked: bool,
 }
 
 #[derive(Debug)]
@@ -107,31 +119,42 @@ impl Snapshot {
                 format!("{:?} is used twice", entry.id),
             ));
         }
-        for (index, key) in entry.write_keys.iter().enumerate() {
-            let at = format!("{at}.write_keys[{index}]");
-            name(&key.id).map_err(|fault| Invalid::new(format!("{at}.id"), fault))?;
-            if entry.write_keys[..index]
-                .iter()
-                .any(|earlier| earlier.id == key.id)
-            {
-                return Err(Invalid::new(
-                    format!("{at}.id"),
-                    "is used twice in this tenant",
-                ));
-            }
-            let digest =
-                sha256(&key.sha256).map_err(|fault| Invalid::new(format!("{at}.sha256"), fault))?;
+        for (key, digest, at) in keys(&entry.write_keys, &format!("{at}.write_keys"))? {
+            self.check_new(&digest, &at)?;
             let owner = KeyOwner {
                 tenant: Arc::clone(&tenant),
                 key_id: key.id.clone(),
                 revoked: key.revoked,
             };
-            if self.by_key.insert(digest, owner).is_some() {
-                let fault = "stands for another key already; every key needs its own secret";
-                return Err(Invalid::new(format!("{at}.sha256"), fault));
-            }
+            self.by_key.insert(digest, owner);
+        }
+        for (token, digest, at) in keys(&entry.read_tokens, &format!("{at}.read_tokens"))? {
+            self.check_new(&digest, &at)?;
+            self.read_tokens.insert(
+                digest,
+                ReadGrant {
+                    tenant: entry.id.as_str().into(),
+                    sha256: digest,
+                    revoked: token.revoked,
+                },
+            );
         }
         Ok(())
+    }
+
+    fn check_new(&self, digest: &[u8; 32], at: &str) -> Result<(), Invalid> {
+        match self.by_key.contains_key(digest) || self.read_tokens.contains_key(digest) {
+            true => Err(Invalid::new(
+                format!("{at}.sha256"),
+                "stands for another key or token already; each needs its own secret",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Every read token, of all tenants.
+    pub fn read_tokens(&self) -> impl Iterator<Item = &ReadGrant> {
+        self.read_tokens.values()
     }
 
     /// Finds the owner of a write key by the key's hash, so that nothing secret is compared.
@@ -222,6 +245,26 @@ impl Tenant {
     }
 }
 
+/// An entry, its hash, and its place in the file.
+type Placed<'e> = (&'e KeyEntry, [u8; 32], String);
+
+/// The entries of a list, checked.
+fn keys<'e>(entries: &'e [KeyEntry], at: &str) -> Result<Vec<Placed<'e>>, Invalid> {
+    let mut keys: Vec<Placed<'_>> = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        name(&entry.id).map_err(|fault| Invalid::new(format!("{at}.id"), fault))?;
+        if keys.iter().any(|(earlier, ..)| earlier.id == entry.id) {
+            let fault = "is used twice in this tenant";
+            return Err(Invalid::new(format!("{at}.id"), fault));
+        }
+        let digest =
+            sha256(&entry.sha256).map_err(|fault| Invalid::new(format!("{at}.sha256"), fault))?;
+        keys.push((entry, digest, at));
+    }
+    Ok(keys)
+}
+
 fn name(text: &str) -> Result<(), String> {
     let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -240,7 +283,8 @@ fn name(text: &str) -> Result<(), String> {
 fn sha256(text: &str) -> Result<[u8; 32], String> {
     let mut digest = [0; 32];
     // The text is not quoted: someone may have put the key itself here.
-    hex::decode_to_slice(text, &mut digest)
-        .map_err(|_| "must be the SHA-256 of the key as 64 hex digits, not the key".to_owned())?;
+    hex::decode_to_slice(text, &mut digest).map_err(|_| {
+        "must be the SHA-256 as 64 hex digits, not the key or token itself".to_owned()
+    })?;
     Ok(digest)
 }

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use chatpulse_store::{Disposition, StoreError};
 use jiff::Timestamp;
@@ -16,6 +17,7 @@ use super::delivery::Filter;
 use super::parts::{foreign, link};
 use super::shell::{Frame, Place, Tab, head, picker, tabs};
 use super::{assets, conversations, delivery, failures, health, overview, time};
+use crate::access::Viewer;
 use crate::{Period, PeriodError, Reports};
 
 /// Longest name that is asked for; bytes.
@@ -71,20 +73,40 @@ impl Asked {
     }
 }
 
-fn tenant_name(tenant: &str) -> Result<&str, Trouble> {
-    if tenant.is_empty() || tenant.len() > LONGEST_NAME {
-        return Err(Trouble::Request(format!(
-            "A tenant's name has 1 to {LONGEST_NAME} bytes."
-        )));
+/// The tenant of the path, which this viewer may read.
+struct Readable {
+    viewer: Viewer,
+    tenant: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Readable {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let viewer = Viewer::from_request_parts(parts, state).await;
+        let viewer = viewer.map_err(IntoResponse::into_response)?;
+        let tenant = Path::<String>::from_request_parts(parts, state).await;
+        let Path(tenant) = tenant.map_err(IntoResponse::into_response)?;
+        let trouble = if viewer.tenant(Some(&tenant)).is_err() {
+            Trouble::Foreign
+        } else if tenant.is_empty() || tenant.len() > LONGEST_NAME {
+            Trouble::Request(format!("A tenant's name has 1 to {LONGEST_NAME} bytes."))
+        } else {
+            return Ok(Self { viewer, tenant });
+        };
+        Err(trouble.into_response())
     }
-    Ok(tenant)
 }
 
 async fn show_overview(
     State(reports): State<Reports>,
+    viewer: Viewer,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Response, Trouble> {
+    if let Viewer::Tenant(own) = viewer {
+        return Ok(Redirect::to(&Tab::Health.path(&own)).into_response());
+    }
     let report = reports.overview(asked.period()?).await?;
     let find = asked.find.as_deref().unwrap_or_default();
     let frame = Frame {
@@ -103,6 +125,7 @@ async fn show_overview(
 
 /// A page of a tenant: its head, tabs and content.
 struct TenantPage<'a> {
+    viewer: &'a Viewer,
     tenant: &'a str,
     tab: Tab,
     asked: &'a Asked,
@@ -117,7 +140,7 @@ impl TenantPage<'_> {
     ) -> Response {
         let frame = Frame {
             place: Place::Tenant(self.tenant, self.tab),
-            operator: true,
+            operator: *self.viewer == Viewer::Operator,
             now: Timestamp::now(),
             json: self.json,
         };
@@ -147,14 +170,15 @@ impl TenantPage<'_> {
 
 async fn show_health(
     State(reports): State<Reports>,
-    Path(tenant): Path<String>,
+    Readable { viewer, tenant }: Readable,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Response, Trouble> {
-    let tenant = tenant_name(&tenant)?;
+    let tenant = tenant.as_str();
     let report = reports.tenant_health(tenant, asked.period()?).await?;
     let json = json_link("tenant-health", tenant, &asked);
     let page = TenantPage {
+        viewer: &viewer,
         tenant,
         tab: Tab::Health,
         asked: &asked,
@@ -169,17 +193,18 @@ async fn show_health(
 
 async fn show_delivery(
     State(reports): State<Reports>,
-    Path(tenant): Path<String>,
+    Readable { viewer, tenant }: Readable,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Response, Trouble> {
-    let tenant = tenant_name(&tenant)?;
+    let tenant = tenant.as_str();
     let period = asked.period()?;
     let (report, series) = tokio::try_join!(
         reports.tenant_health(tenant, period),
         reports.delivery_series(tenant, period)
     )?;
     let page = TenantPage {
+        viewer: &viewer,
         tenant,
         tab: Tab::Delivery,
         asked: &asked,
@@ -198,14 +223,15 @@ async fn show_delivery(
 
 async fn show_conversations(
     State(reports): State<Reports>,
-    Path(tenant): Path<String>,
+    Readable { viewer, tenant }: Readable,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Response, Trouble> {
-    let tenant = tenant_name(&tenant)?;
+    let tenant = tenant.as_str();
     let report = reports.conversations(tenant, asked.period()?).await?;
-    let json = json_link("conversations", tenant, &asked);
+    let json = json_link("conversation-report", tenant, &asked);
     let page = TenantPage {
+        viewer: &viewer,
         tenant,
         tab: Tab::Conversations,
         asked: &asked,
@@ -220,14 +246,15 @@ async fn show_conversations(
 
 async fn show_failures(
     State(reports): State<Reports>,
-    Path(tenant): Path<String>,
+    Readable { viewer, tenant }: Readable,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Response, Trouble> {
-    let tenant = tenant_name(&tenant)?;
+    let tenant = tenant.as_str();
     let report = reports.tenant_health(tenant, asked.period()?).await?;
     let json = json_link("tenant-health", tenant, &asked);
     let page = TenantPage {
+        viewer: &viewer,
         tenant,
         tab: Tab::Failures,
         asked: &asked,
@@ -244,7 +271,7 @@ async fn show_failures(
 
 fn json_link(report: &str, tenant: &str, asked: &Asked) -> String {
     link(
-        &format!("/v1/report/{report}"),
+        &format!("/v1/{report}"),
         &[("tenant", Some(tenant)), ("since", Some(asked.since()))],
     )
 }
@@ -284,6 +311,8 @@ fn page(status: StatusCode, page: String) -> Response {
 
 /// Why there is no page.
 enum Trouble {
+    /// Another's tenant, or none: that is not told apart.
+    Foreign,
     Request(String),
     Store(StoreError),
 }
@@ -303,6 +332,11 @@ impl From<StoreError> for Trouble {
 impl IntoResponse for Trouble {
     fn into_response(self) -> Response {
         let (status, title, text) = match &self {
+            Trouble::Foreign => (
+                StatusCode::FORBIDDEN,
+                "This is not for you",
+                "Your token reads its own tenant. Sign in with another to see more.",
+            ),
             Trouble::Request(text) => (
                 StatusCode::BAD_REQUEST,
                 "This address asks for something that cannot be",

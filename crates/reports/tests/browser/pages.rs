@@ -56,7 +56,7 @@ async fn what_the_health_page_shows_equals_the_api() {
     let site = Site::with_traffic("equal_health").await;
     let (browser, api) = tokio::join!(
         Browser::launch(),
-        site.api("/v1/report/tenant-health?tenant=acme&since=24h")
+        site.api("/v1/tenant-health?tenant=acme&since=24h")
     );
     let page = browser.page().await;
     page.goto(&format!("{}/tenants/acme?since=24h", site.url))
@@ -168,7 +168,7 @@ async fn what_the_page_of_conversations_shows_equals_the_api() {
     let site = Site::with_traffic("equal_conversations").await;
     let (browser, api) = tokio::join!(
         Browser::launch(),
-        site.api("/v1/report/conversations?tenant=acme&since=24h")
+        site.api("/v1/conversation-report?tenant=acme&since=24h")
     );
     let page = browser.page().await;
     page.goto(&format!(
@@ -251,7 +251,7 @@ async fn the_overview_lists_every_tenant_the_worst_first_and_finds_by_a_part_of_
     assert_eq!(rows[1][0], "quiet");
 
     let health = site
-        .api("/v1/report/tenant-health?tenant=blumenhaus&since=24h")
+        .api("/v1/tenant-health?tenant=blumenhaus&since=24h")
         .await;
     let row = rows.iter().find(|row| row[0] == "blumenhaus").unwrap();
     assert_eq!(number(&row[3]), count(&health["total"]["received"]));
@@ -277,9 +277,7 @@ async fn the_delivery_page_shows_one_type_of_one_source_and_works_by_form() {
         .await;
     page.navigate_by("document.querySelector('.filter button').click()")
         .await;
-    let health = site
-        .api("/v1/report/tenant-health?tenant=acme&since=24h")
-        .await;
+    let health = site.api("/v1/tenant-health?tenant=acme&since=24h").await;
     let of = list(&health["types"])
         .iter()
         .find(|of| of["source"] == "watermelon" && of["event_type"] == "message.sent")

@@ -1,11 +1,12 @@
 //! A site to look at: one ClickHouse for all tests of this binary, a database and a server per test.
 
+use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use chatpulse_embedded::clickhouse::{ClickHouse, ClickHouseConfig};
 use chatpulse_model::source::Catalog;
-use chatpulse_reports::{PartitionLag, Reports, StageLag, router};
+use chatpulse_reports::{Access, AccessConfig, PartitionLag, Reports, StageLag, router};
 use chatpulse_store::{Store, StoreConfig};
 use clickhouse::Client;
 use http_body_util::BodyExt;
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 use crate::fixture::{self, Row};
+
+const OPERATOR: &str = "an-operator-token-of-good-length";
 
 fn clickhouse() -> String {
     static SHARED: OnceLock<(ClickHouse, tokio::runtime::Runtime)> = OnceLock::new();
@@ -84,7 +87,14 @@ impl Site {
 
     async fn over(store: Store, client: Client) -> Site {
         let (lag, watched) = watch::channel(lag());
-        let router = router(Reports::new(store, Catalog::builtin()).with_lag(watched));
+        let access = Access::new(AccessConfig {
+            tokens: watch::channel(Arc::default()).1,
+            operator_token: Some(OPERATOR.to_owned()),
+            loopback: true,
+            requests_per_second: NonZeroU32::new(1_000).unwrap(),
+        });
+        let reports = Reports::new(store, Catalog::builtin()).with_lag(watched);
+        let router = router(reports, access.unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let served = router.clone();
@@ -121,6 +131,7 @@ impl Site {
     /// What the API answers.
     pub(crate) async fn api(&self, path: &str) -> Value {
         let request = axum::http::Request::get(path)
+            .header("authorization", format!("Bearer {OPERATOR}"))
             .body(axum::body::Body::empty())
             .unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();

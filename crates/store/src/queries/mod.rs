@@ -13,7 +13,7 @@ pub use health::{
     BrowserLoss, GapCount, HealthPoint, HealthRow, NameHealth, TypeBaseline, TypePoint,
 };
 pub use overview::{Books, PipelinePoint, TenantRow};
-pub use rejections::{Rejected, RejectionCount};
+pub use rejections::{Rejected, RejectedCursor, RejectionCount};
 
 use serde::Serialize;
 

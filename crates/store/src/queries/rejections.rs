@@ -43,6 +43,17 @@ pub struct Rejected {
     pub sha256: Option<String>,
 }
 
+/// Where a page of rejections ends: the last one on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedCursor {
+    /// When it was received; milliseconds.
+    pub received_ms: i64,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+}
+
 impl Store {
     /// Rejections of the window by source and reason.
     pub async fn rejections_by_reason(
@@ -66,27 +77,38 @@ impl Store {
         self.within("reading rejections", query.fetch_all()).await
     }
 
-    /// The newest rejections of the window, newest first.
+    /// Rejections of the window, newest first, after `cursor`.
     pub async fn recent_rejections(
         &self,
         tenant: &str,
         window: Window,
-        limit: u32,
+        (cursor, limit): (Option<&RejectedCursor>, u32),
     ) -> Result<Vec<Rejected>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "SELECT partition, offset, source, toUnixTimestamp64Milli(received_at) AS received_ms,
-                        reason, detail, source_event, bytes, sha256
-                 FROM rejections
-                 WHERE tenant = ? AND received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                   AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                 ORDER BY received_at DESC, partition, offset LIMIT ?",
-            )
+        let after = match cursor {
+            Some(_) => {
+                "AND (toUnixTimestamp64Milli(received_at), -partition, -offset) < (toInt64(?), -toInt64(?), -toInt64(?))"
+            }
+            None => "",
+        };
+        let sql = format!(
+            "SELECT partition, offset, source, toUnixTimestamp64Milli(received_at) AS received_ms,
+                    reason, detail, source_event, bytes, sha256
+             FROM rejections
+             WHERE tenant = ? AND received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+               AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC') {after}
+             ORDER BY received_ms DESC, partition, offset LIMIT ?"
+        );
+        let mut query = (self.client.query(&sql))
             .bind(tenant)
             .bind(window.since_ms)
-            .bind(window.until_ms)
-            .bind(limit);
+            .bind(window.until_ms);
+        if let Some(cursor) = cursor {
+            query = query
+                .bind(cursor.received_ms)
+                .bind(cursor.partition)
+                .bind(cursor.offset);
+        }
+        let query = query.bind(limit);
         self.within("reading rejections", query.fetch_all()).await
     }
 }

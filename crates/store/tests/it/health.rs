@@ -186,7 +186,10 @@ async fn rejections_are_counted_by_reason_and_the_newest_listed_first() {
             count("too_large", 1, SECOND)
         ]
     );
-    let recent = store.recent_rejections("acme", WINDOW, 2).await.unwrap();
+    let recent = store
+        .recent_rejections("acme", WINDOW, (None, 2))
+        .await
+        .unwrap();
     assert_eq!(
         recent.iter().map(|one| one.offset).collect::<Vec<_>>(),
         [1, 2]
