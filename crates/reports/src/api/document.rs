@@ -81,10 +81,6 @@ pub(super) fn finish(document: OpenApi) -> Value {
             }
         }
     }
-    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
-        // What utoipa calls the type of keys of maps, which are strings anyway.
-        schemas.remove("String");
-    }
     for (name, schema) in members(&mut document["components"]["schemas"]) {
         // The one type that leaves a member out where it has nothing to say.
         if name != "ProblemDetails" {
@@ -116,7 +112,6 @@ fn require_all(schema: &mut Value) {
     let Value::Object(object) = schema else {
         return;
     };
-    object.remove("propertyNames");
     if let Some(Value::Object(properties)) = object.get("properties") {
         let names = properties.keys().cloned().collect::<Vec<_>>();
         object.insert("required".to_owned(), names.into());
