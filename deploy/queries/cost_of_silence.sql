@@ -1,8 +1,8 @@
 -- Cost of silence: what becomes of visitors by how long they wait for the first answer?
 --
 -- One row per class of waiting time, for conversations in which a visitor wrote, of sources that show both the visitor's
--- messages and answers. abandoned_share is of those whose outcome can be judged. goal_share and contact_share are NULL
--- where no source of the row shows goals or contact details.
+-- messages and answers. abandoned_share is of those whose outcome can be judged. goal_share is NULL
+-- where no source of the row shows goals.
 -- Parameters: tenant, since, until
 SELECT
     multiIf(
@@ -14,8 +14,7 @@ SELECT
     count() AS conversations,
     round(conversations / sum(conversations) OVER (), 3) AS share,
     round(countIf(c.outcome = 'abandoned') / nullIf(countIf(c.outcome IS NOT NULL), 0), 3) AS abandoned_share,
-    round(countIf(s.goals AND notEmpty(c.goals)) / nullIf(countIf(s.goals), 0), 3) AS goal_share,
-    round(countIf(s.contacts AND c.contacts_submitted > 0) / nullIf(countIf(s.contacts), 0), 3) AS contact_share
+    round(countIf(s.goals AND notEmpty(c.goals)) / nullIf(countIf(s.goals), 0), 3) AS goal_share
 FROM conversations AS c
 INNER JOIN sources AS s ON s.source = c.source
 WHERE c.tenant = {tenant:String}

@@ -8,8 +8,8 @@ SELECT
     toDate(started_at) AS day,
     count() AS conversations,
     countIf(message_gap > 0) AS with_gap,
-    sumIf(message_gap, message_gap > 0) AS missing,
-    sum(reported_total) AS reported,
+    sumIf(assumeNotNull(message_gap), message_gap > 0) AS missing,
+    sum(assumeNotNull(reported_total)) AS reported,
     round(missing / nullIf(reported, 0), 4) AS missing_share,
     countIf(message_gap < 0) AS counted_fewer
 FROM conversations

@@ -170,7 +170,7 @@ fn seed() -> Vec<Event> {
     script.visitor(DAY);
     script.bot(DAY + 8 * SECOND);
     script.visitor(DAY + 20 * SECOND);
-    script.close(DAY + HOUR);
+    script.close(DAY + HOUR).reported_total = Some(3);
     let mut events = script.events;
 
     let session = |offset, session: &str, at: i64, event_type, sequence| Event {
