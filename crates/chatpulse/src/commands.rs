@@ -101,6 +101,23 @@ pub(crate) struct MigrateArgs {
     bi_tenant: Option<String>,
 }
 
+impl MigrateArgs {
+    /// The user to make, where one is asked for.
+    fn reader<'a>(&'a self, config: &'a Config) -> anyhow::Result<Option<Reader<'a>>> {
+        let Some(name) = &self.bi_user else {
+            return Ok(None);
+        };
+        let password = config.clickhouse.bi_password.as_ref().context(
+            "--bi-user needs the user's password: set CHATPULSE__CLICKHOUSE__BI_PASSWORD",
+        )?;
+        Ok(Some(Reader {
+            name,
+            password: password.reveal(),
+            tenant: self.bi_tenant.as_deref(),
+        }))
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   chatpulse replay --tenant acme --source watermelon events-2026-01.ndjson.zst
@@ -273,11 +290,17 @@ pub(crate) async fn run(
             beside(report, watches, &stop).await?;
         }
         Command::Migrate(args) => {
+            let reader = args.reader(&stages.config)?;
             stages.migrate().await?;
             stages.raise_partitions().await?;
             output::note("schema and topics are up to date");
-            if let Some(name) = &args.bi_user {
-                add_reader(&stages, name, args.bi_tenant.as_deref()).await?;
+            if let Some(reader) = reader {
+                stages.store().add_reader(&reader).await?;
+                let database = stages.config.clickhouse.store().bi_database();
+                let rows = reader.tenant.map_or("all tenants".to_owned(), |tenant| {
+                    format!("tenant {tenant} alone")
+                });
+                output::note(&format!("user {} may read {database}: {rows}", reader.name));
             }
         }
         Command::Replay(args) => replay(stages, args).await?,
@@ -360,28 +383,6 @@ async fn sink(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
     };
     let status = status::serve(router, listener, stop.clone());
     beside(work, status, &stop).await
-}
-
-async fn add_reader(stages: &Stages, name: &str, tenant: Option<&str>) -> anyhow::Result<()> {
-    let password = stages
-        .config
-        .clickhouse
-        .bi_password
-        .as_ref()
-        .context("the user's password is missing: set CHATPULSE__CLICKHOUSE__BI_PASSWORD")?;
-    let reader = Reader {
-        name,
-        password: password.reveal(),
-        tenant,
-    };
-    stages.store().add_reader(&reader).await?;
-    let database = stages.config.clickhouse.store().bi_database();
-    let rows = match tenant {
-        Some(tenant) => format!("the rows of tenant {tenant}"),
-        None => "all tenants".to_owned(),
-    };
-    output::note(&format!("user {name} may read {database}: {rows}"));
-    Ok(())
 }
 
 /// How long a server that is away may make a starting stage wait before it is asked again, at most.

@@ -13,6 +13,7 @@ fn every_subcommand_has_help_with_an_example() {
         &["migrate"],
         &["replay"],
         &["audit"],
+        &["docs"],
         &["tenant", "add"],
         &["tenant", "token", "add"],
         &["report", "tenant-health"],
@@ -40,6 +41,34 @@ fn a_configuration_error_names_the_key() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(
         !output.status.success() && error.contains("bootsrap"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_data_dictionary_is_printed_without_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("chatpulse.toml");
+    std::fs::write(config, "[clickhouse]\nbi_database = 'shop_views'").unwrap();
+    let markdown = tool(&["docs"], folder.path()).stdout;
+    let markdown = String::from_utf8(markdown).unwrap();
+    assert!(markdown.contains("Database `shop_views`"), "{markdown}");
+    let json = tool(&["docs", "--json"], folder.path()).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["database"], "shop_views");
+    for view in json["views"].as_array().unwrap() {
+        let heading = format!("\n## {}\n", view["name"].as_str().unwrap());
+        assert!(markdown.contains(&heading), "{heading}");
+    }
+}
+
+#[test]
+fn a_user_for_an_analyst_without_password_is_refused_before_anything_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = tool(&["migrate", "--bi-user", "anna"], folder.path());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && error.contains("CHATPULSE__CLICKHOUSE__BI_PASSWORD"),
         "{error}"
     );
 }

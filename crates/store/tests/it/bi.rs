@@ -423,6 +423,25 @@ async fn without_access_control_the_schema_is_made_and_a_user_is_refused_with_th
     );
 }
 
+/// Else one tenant's question would read the rows of all.
+#[tokio::test]
+async fn a_filter_on_the_tenant_reaches_the_tables_through_every_view() {
+    seeded("bi_filter").await;
+    let views = Dictionary::compiled_in("bi_filter_bi").views;
+    for view in views.iter().filter(|view| view.has_tenants()) {
+        let sql = format!(
+            "EXPLAIN indexes = 1 SELECT * FROM {} WHERE tenant = 'acme'",
+            view.name
+        );
+        let plan = lines("bi_filter_bi", &sql, &[]).await.join("\n");
+        assert!(
+            plan.contains("tenant in [\\'acme\\', \\'acme\\']"),
+            "{}:\n{plan}",
+            view.name
+        );
+    }
+}
+
 /// Files of a folder of this repository, by name.
 fn files(folder: &str, extension: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
