@@ -15,14 +15,14 @@ mod axe;
 mod page;
 mod wire;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 
 pub use axe::Violation;
 pub use page::{Page, Screen};
@@ -34,8 +34,16 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A running browser with a profile of its own. Ends with the value.
 pub struct Browser {
     wire: Wire,
-    _process: Child,
+    process: Child,
     _profile: TempDir,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Its profile is removed next, so it must have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 impl Browser {
@@ -66,8 +74,7 @@ impl Browser {
             .arg("about:blank")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         // Chromium's sandbox refuses root, and containers rarely let it make namespaces.
         if rustix::process::geteuid().is_root() || std::env::var_os("CI").is_some() {
             command.arg("--no-sandbox");
@@ -76,10 +83,11 @@ impl Browser {
         let stderr = process.stderr.take().expect("its stderr is piped");
         let url = tokio::time::timeout(DEADLINE, listening(stderr))
             .await
-            .expect("Chromium did not listen in time");
+            .expect("Chromium did not listen in time")
+            .expect("Chromium ended before it listened, see above");
         Browser {
             wire: Wire::connect(&url).await,
-            _process: process,
+            process,
             _profile: profile,
         }
     }
@@ -113,19 +121,22 @@ impl Browser {
 }
 
 /// The address that Chromium prints; what it says after that is read and dropped.
-async fn listening(stderr: tokio::process::ChildStderr) -> String {
-    let mut lines = BufReader::new(stderr).lines();
-    let mut said = String::new();
-    while let Ok(Some(line)) = lines.next_line().await {
-        if let Some(url) = line.strip_prefix("DevTools listening on ") {
-            let url = url.trim().to_owned();
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-            return url;
+fn listening(stderr: ChildStderr) -> oneshot::Receiver<String> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+        let mut said = Vec::new();
+        for line in lines.by_ref() {
+            if let Some(url) = line.strip_prefix("DevTools listening on ") {
+                let _ = sender.send(url.trim().to_owned());
+                lines.for_each(drop);
+                return;
+            }
+            said.push(line);
         }
-        said.push_str(&line);
-        said.push('\n');
-    }
-    panic!("Chromium ended before it listened:\n{said}");
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), said.join("\n").as_bytes());
+    });
+    receiver
 }
 
 /// Runs a script of `.ci` that finds or installs something and prints its path.
@@ -133,7 +144,7 @@ async fn script(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../.ci")
         .join(name);
-    let output = Command::new(&path)
+    let output = tokio::process::Command::new(&path)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

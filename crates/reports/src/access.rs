@@ -24,7 +24,7 @@ use governor::{
 };
 use tokio::sync::watch;
 
-pub(crate) use browser::{guard, sign_in_routes};
+pub(crate) use browser::{guard, has_session, sign_in_routes};
 pub(crate) use tokens::{Digest, TokenError, digest};
 pub use tokens::{ReadToken, ReadTokens};
 

@@ -14,6 +14,8 @@ pub fn router(reports: Reports, access: Access) -> Router {
     let guard = middleware::from_fn_with_state(access.clone(), access::guard);
     pages::router(reports.clone())
         .layer(guard)
+        .merge(pages::assets())
         .merge(access::sign_in_routes(access.clone()))
         .merge(api::router(reports, access))
+        .fallback(pages::not_found)
 }

@@ -29,10 +29,11 @@ use governor::{
     DefaultKeyedRateLimiter, Quota, RateLimiter,
     clock::{Clock as _, DefaultClock},
 };
-use maud::{DOCTYPE, Markup, html};
+use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{Access, TokenError, Viewer, sessions::LIFETIME};
+use crate::pages;
 
 /// Cookie with the id of a session.
 const COOKIE: &str = "chatpulse_session";
@@ -322,6 +323,11 @@ fn asker(peer: Option<IpAddr>, headers: &HeaderMap) -> IpAddr {
     }
 }
 
+/// Whether the reader has a session that can be ended.
+pub(crate) fn has_session(headers: &HeaderMap) -> bool {
+    session_id(headers).is_some()
+}
+
 fn session_id(headers: &HeaderMap) -> Option<&str> {
     headers
         .get_all(header::COOKIE)
@@ -382,8 +388,8 @@ fn refusal(status: StatusCode, text: &'static str) -> Response {
 /// The form, to stand in a page.
 fn sign_in_form(next: &str, fault: Option<&str>) -> Markup {
     html! {
-        form method="post" action="/sign-in" {
-            @if let Some(fault) = fault { p role="alert" { (fault) } }
+        form.fields method="post" action="/sign-in" {
+            @if let Some(fault) = fault { p.fault role="alert" { (fault) } }
             input type="hidden" name="next" value=(local_path(next));
             p {
                 label for="token" { "Read token" }
@@ -397,25 +403,6 @@ fn sign_in_form(next: &str, fault: Option<&str>) -> Markup {
 }
 
 fn form_page(next: &str, fault: Option<&str>) -> Response {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { "Sign in · chatpulse" }
-            }
-            body { main { h1 { "chatpulse" } (sign_in_form(next, fault)) } }
-        }
-    };
-    let policy = "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, policy),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "same-origin"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (headers, page.into_string()).into_response()
+    let content = html! { section.card.narrow { h1 { "Sign in" } (sign_in_form(next, fault)) } };
+    pages::outside("Sign in", &content)
 }

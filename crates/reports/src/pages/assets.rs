@@ -31,7 +31,8 @@ pub(super) fn script_path() -> &'static str {
     &SCRIPT_PATH
 }
 
-pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+/// `/assets/…`: for everyone, so that the page on which one signs in has its style.
+pub(crate) fn router() -> Router {
     Router::new()
         .route(
             style_path(),

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
-use super::parts::{Tile, definitions, foreign, not_available, scroll, tiles};
+use super::parts::{Tile, count_or, definitions, foreign, not_available, scroll, tiles};
+use super::routes::Slice;
 use super::time::{series, slots, sums, time, unit_name, values, window};
 use crate::chart::{self, Part, TimeChart, Unit};
+use crate::conversation_list::Conversation;
 use crate::conversations::{Conversations, Group, Metric, Restatement, TITLES, Value};
 use crate::text::{duration, grouped};
 
@@ -399,6 +401,68 @@ fn groups(column: &str, groups: &[Group]) -> Markup {
             header { h2 { (title) } }
             @if groups.is_empty() { p.empty { "No conversation in this time." } } @else { (scroll(&title, &table)) }
             @if groups.len() > MOST_GROUPS { p.quiet.small { (MOST_GROUPS) " of " (groups.len()) "; the API has all." } }
+        }
+    }
+}
+
+/// Conversations one by one.
+pub(super) fn newest(list: &Slice<Conversation>) -> Markup {
+    let outcome = |name: &str| match name {
+        "bot_resolved" => "Resolved by the bot",
+        "contained_assumed" => "Contained, assumed",
+        "handed_off" => "Handed off to a human",
+        "human_intervened" => "Human intervened",
+        "requested_unserved" => "Human requested, none came",
+        "abandoned" => "Abandoned",
+        _ => "",
+    };
+    let count = |count: Option<u64>| count_or(count.map(i128::from), SOURCE_CANNOT);
+    let span = |ms: Option<i64>| match ms {
+        Some(ms) => html! { (duration(ms as f64)) },
+        None => {
+            html! { span title="It did not happen, or the source sends nothing that shows it." { "–" } }
+        }
+    };
+    let table = html! {
+        table.fold role="table" {
+            caption.unseen { "Conversations, the newest first" }
+            thead role="rowgroup" { tr role="row" {
+                th scope="col" role="columnheader" { "Conversation" }
+                th scope="col" role="columnheader" { "Started" }
+                th scope="col" role="columnheader" { "State" }
+                th scope="col" role="columnheader" { "Outcome" }
+                @for head in ["Messages", "Visitor", "Bot", "Human", "First response", "Time to human", "Handle time"] { th.n scope="col" role="columnheader" { (head) } }
+            } }
+            tbody role="rowgroup" { @for of in &list.items {
+                tr role="row" data-key={ "conversation-" (of.source) "-" (of.conversation_id) } {
+                    th scope="row" role="rowheader" { span.cut { (foreign(&of.conversation_id)) } span.quiet { (foreign(&of.source)) } }
+                    td.whole role="cell" data-label="Started" { (time(of.started_at)) }
+                    td role="cell" data-label="State" { @if of.closed { "closed" } @else { "open" } }
+                    td.whole role="cell" data-label="Outcome" {
+                        @match &of.outcome {
+                            Some(name) => (outcome(name)),
+                            None => span.quiet title="Only closed conversations of a visitor with a bot have an outcome." { "–" },
+                        }
+                    }
+                    td.n role="cell" data-label="Messages" { (count(of.total_messages)) }
+                    td.n role="cell" data-label="Visitor" { (count(of.visitor_messages)) }
+                    td.n role="cell" data-label="Bot" { (count(of.bot_messages)) }
+                    td.n role="cell" data-label="Human" { (count(of.agent_messages)) }
+                    td.n.whole role="cell" data-label="First response" { (span(of.first_response_any_ms)) }
+                    td.n.whole role="cell" data-label="Time to human" { (span(of.time_to_human_ms)) }
+                    td.n.whole role="cell" data-label="Handle time" { (span(of.handle_time_ms)) }
+                }
+            } }
+        }
+    };
+    html! {
+        section.card.after {
+            header {
+                h2 { "One by one, the newest first" }
+                p { "Facts and times only: no texts, and nobody's name." }
+            }
+            @if list.items.is_empty() { p.empty { "None." } } @else { (scroll("Conversations, the newest first", &table)) }
+            (list.links())
         }
     }
 }

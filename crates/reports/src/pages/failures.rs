@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::parts::{count_or, foreign, scroll, share};
+use super::routes::Slice;
 use super::time::time;
 use crate::chart::{self, Part};
 use crate::failures::{Failure, Reason};
@@ -13,7 +14,7 @@ use crate::text::{grouped, one_line};
 const MOST_REASONS: usize = 100;
 
 /// What the page shows below its head.
-pub(super) fn content(health: &TenantHealth) -> Markup {
+pub(super) fn content(health: &TenantHealth, list: &Slice<Failure>) -> Markup {
     let total = &health.total;
     html! {
         div.stack {
@@ -26,11 +27,11 @@ pub(super) fn content(health: &TenantHealth) -> Markup {
             }
             section.card {
                 header {
-                    h2 #newest { "The newest" }
+                    h2 { "One by one, the newest first" }
                     p { "Content is never kept: the sender finds the record by its SHA-256. After a fix, " code { "chatpulse rejected replay" } " sends stored records through again." }
                 }
-                @if health.recent_rejections.is_empty() { p.empty { "Nothing was rejected in this time." } }
-                @else { (recent(&health.recent_rejections)) }
+                @if list.items.is_empty() { p.empty { "Nothing was rejected in this time." } } @else { (recent(&list.items)) }
+                (list.links())
             }
         }
     }

@@ -18,11 +18,13 @@ mod overview;
 mod parts;
 mod routes;
 mod shell;
+mod sources;
 mod time;
 
 use maud::html;
 
-pub(crate) use routes::router;
+pub(crate) use assets::router as assets;
+pub(crate) use routes::{not_found, outside, router};
 
 use crate::conversations::Conversations;
 use crate::health::TenantHealth;

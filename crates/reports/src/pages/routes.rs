@@ -1,7 +1,5 @@
 //! Requests for pages.
 
-use std::borrow::Cow;
-
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -11,32 +9,38 @@ use axum::routing::get;
 use chatpulse_store::{Disposition, StoreError};
 use jiff::Timestamp;
 use maud::{Markup, html};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::delivery::Filter;
 use super::parts::{foreign, link};
 use super::shell::{Frame, Place, Tab, head, picker, tabs};
-use super::{assets, conversations, delivery, failures, health, overview, time};
-use crate::access::Viewer;
+use super::{conversations, delivery, failures, health, overview, sources, time};
+use crate::access::{self, Viewer};
 use crate::{Period, PeriodError, Reports};
 
 /// Longest name that is asked for; bytes.
 const LONGEST_NAME: usize = 256;
+/// Longest place in a list; bytes. It has names of at most some hundred bytes.
+const LONGEST_KEY: usize = 2_048;
 const DEFAULT_SINCE: &str = "24h";
+/// How many are listed at a time.
+const MOST_CONVERSATIONS: u32 = 20;
+const MOST_FAILURES: u32 = 50;
 
 /// Nothing but what is served from here, and no script or style within a page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// The pages: `GET /`, `/tenants/{tenant}` with `/delivery`, `/conversations` and `/failures`,
-/// `/assets/…`. `?since=` is a span such as `24h`, the default.
+/// The pages: `GET /`, `/sources`, `/tenants/{tenant}` with `/delivery`, `/conversations` and
+/// `/failures`. `?since=` is a span such as `24h`, the default. They stand behind the check of access.
 pub(crate) fn router(reports: Reports) -> Router {
     Router::new()
         .route("/", get(show_overview))
+        .route("/sources", get(show_sources))
         .route("/tenants/{tenant}", get(show_health))
         .route("/tenants/{tenant}/delivery", get(show_delivery))
         .route("/tenants/{tenant}/conversations", get(show_conversations))
         .route("/tenants/{tenant}/failures", get(show_failures))
-        .merge(assets::router())
         .with_state(reports)
 }
 
@@ -47,6 +51,7 @@ struct Asked {
     #[serde(rename = "type")]
     event_type: Option<String>,
     find: Option<String>,
+    after: Option<String>,
 }
 
 impl Asked {
@@ -59,221 +64,286 @@ impl Asked {
     }
 
     fn filter(&self) -> Filter<'_> {
-        // A form sends an empty value for no choice.
-        let chosen = |value: &'_ Option<String>| {
-            value.as_deref().filter(|value| !value.is_empty()).is_some()
-        };
         Filter {
-            source: self.source.as_deref().filter(|_| chosen(&self.source)),
-            event_type: self
-                .event_type
-                .as_deref()
-                .filter(|_| chosen(&self.event_type)),
+            source: chosen(&self.source),
+            event_type: chosen(&self.event_type),
+        }
+    }
+
+    /// Where a list goes on.
+    fn after<K: DeserializeOwned>(&self) -> Result<Option<K>, Trouble> {
+        let Some(after) = chosen(&self.after) else {
+            return Ok(None);
+        };
+        let key = (after.len() <= LONGEST_KEY).then(|| serde_json::from_str(after));
+        match key {
+            Some(Ok(key)) => Ok(Some(key)),
+            _ => Err(Trouble::Request(
+                "after: this is no place in the list; begin with its first page".to_owned(),
+            )),
         }
     }
 }
 
-/// The tenant of the path, which this viewer may read.
-struct Readable {
-    viewer: Viewer,
-    tenant: String,
+/// A form sends an empty value for no choice.
+fn chosen(value: &Option<String>) -> Option<&str> {
+    value.as_deref().filter(|value| !value.is_empty())
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Readable {
+/// Who asks for what.
+struct Visit {
+    viewer: Viewer,
+    asked: Asked,
+    headers: HeaderMap,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Visit {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let viewer = Viewer::from_request_parts(parts, state).await;
         let viewer = viewer.map_err(IntoResponse::into_response)?;
+        let asked = Query::<Asked>::from_request_parts(parts, state).await;
+        let Query(asked) =
+            asked.map_err(|error| Trouble::Request(error.body_text()).into_response())?;
+        Ok(Visit {
+            viewer,
+            asked,
+            headers: parts.headers.clone(),
+        })
+    }
+}
+
+impl Visit {
+    fn frame<'a>(&self, place: Place<'a>, api: Option<String>) -> Frame<'a> {
+        Frame {
+            place,
+            operator: self.viewer == Viewer::Operator,
+            signed_in: access::has_session(&self.headers),
+            now: Timestamp::now(),
+            api,
+        }
+    }
+}
+
+/// Who asks for what of a tenant, which they may read.
+struct TenantVisit {
+    visit: Visit,
+    tenant: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TenantVisit {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let visit = Visit::from_request_parts(parts, state).await?;
         let tenant = Path::<String>::from_request_parts(parts, state).await;
         let Path(tenant) = tenant.map_err(IntoResponse::into_response)?;
-        let trouble = if viewer.tenant(Some(&tenant)).is_err() {
+        let trouble = if visit.viewer.tenant(Some(&tenant)).is_err() {
             Trouble::Foreign
         } else if tenant.is_empty() || tenant.len() > LONGEST_NAME {
             Trouble::Request(format!("A tenant's name has 1 to {LONGEST_NAME} bytes."))
         } else {
-            return Ok(Self { viewer, tenant });
+            return Ok(Self { visit, tenant });
         };
         Err(trouble.into_response())
     }
 }
 
-async fn show_overview(
-    State(reports): State<Reports>,
-    viewer: Viewer,
-    Query(asked): Query<Asked>,
-    headers: HeaderMap,
-) -> Result<Response, Trouble> {
-    if let Viewer::Tenant(own) = viewer {
-        return Ok(Redirect::to(&Tab::Health.path(&own)).into_response());
-    }
-    let report = reports.overview(asked.period()?).await?;
-    let find = asked.find.as_deref().unwrap_or_default();
-    let frame = Frame {
-        place: Place::Overview,
-        operator: true,
-        now: Timestamp::now(),
-        json: None,
-    };
-    let about = html! { "All tenants, " (time::window(report.window)) " UTC" };
-    let content = html! {
-        (head(&html! { "Overview" }, &about, &picker("/", asked.since(), &[("find", asked.find.as_deref())])))
-        (overview::content(&report, find, asked.since()))
-    };
-    Ok(answer(&headers, &frame, "Overview", &content))
-}
-
-/// A page of a tenant: its head, tabs and content.
-struct TenantPage<'a> {
-    viewer: &'a Viewer,
-    tenant: &'a str,
+/// A page of a tenant, below its head and tabs.
+struct TenantPage {
     tab: Tab,
-    asked: &'a Asked,
-    json: Option<String>,
+    about: Markup,
+    tools: Markup,
+    content: Markup,
+    /// The path of the API that answers with the same.
+    api: &'static str,
 }
 
-impl TenantPage<'_> {
-    fn answer(
-        self,
-        headers: &HeaderMap,
-        (about, tools, content): (&Markup, &Markup, &Markup),
-    ) -> Response {
-        let frame = Frame {
-            place: Place::Tenant(self.tenant, self.tab),
-            operator: *self.viewer == Viewer::Operator,
-            now: Timestamp::now(),
-            json: self.json,
-        };
-        let path = self.tab.path(self.tenant);
-        let filter = self.asked.filter();
+impl TenantVisit {
+    fn answer(&self, page: &TenantPage) -> Response {
+        let (tenant, asked) = (self.tenant.as_str(), &self.visit.asked);
+        let filter = asked.filter();
         let others = [("source", filter.source), ("type", filter.event_type)];
-        let others: &[_] = if self.tab == Tab::Delivery {
+        let others: &[_] = if page.tab == Tab::Delivery {
             &others
         } else {
             &[]
         };
-        let tools = html! { (tools) (picker(&path, self.asked.since(), others)) };
-        let name: Cow<'_, str> = foreign(self.tenant).into();
+        let picker = picker(&page.tab.path(tenant), asked.since(), others);
+        let name = foreign(tenant);
         let content = html! {
-            (head(&html! { (name) }, about, &tools))
-            (tabs(self.tenant, self.tab, self.asked.since()))
-            (content)
+            (head(&html! { (name) }, &page.about, &html! { (page.tools) (picker) }))
+            (tabs(tenant, page.tab, asked.since()))
+            (page.content)
         };
-        answer(
-            headers,
-            &frame,
-            &format!("{}: {name}", self.tab.name()),
-            &content,
-        )
+        let api = link(
+            page.api,
+            &[("tenant", Some(tenant)), ("since", Some(asked.since()))],
+        );
+        let frame = self.visit.frame(Place::Tenant(tenant, page.tab), Some(api));
+        let title = format!("{}: {name}", page.tab.name());
+        answer(&self.visit.headers, &frame, &title, &content)
     }
 }
 
-async fn show_health(
-    State(reports): State<Reports>,
-    Readable { viewer, tenant }: Readable,
-    Query(asked): Query<Asked>,
-    headers: HeaderMap,
-) -> Result<Response, Trouble> {
-    let tenant = tenant.as_str();
-    let report = reports.tenant_health(tenant, asked.period()?).await?;
-    let json = json_link("tenant-health", tenant, &asked);
-    let page = TenantPage {
-        viewer: &viewer,
-        tenant,
-        tab: Tab::Health,
-        asked: &asked,
-        json: Some(json),
+async fn show_overview(State(reports): State<Reports>, visit: Visit) -> Result<Response, Trouble> {
+    if let Viewer::Tenant(own) = &visit.viewer {
+        return Ok(Redirect::to(&Tab::Health.path(own)).into_response());
+    }
+    let asked = &visit.asked;
+    let report = reports.overview(asked.period()?).await?;
+    let find = asked.find.as_deref().unwrap_or_default();
+    let about = html! { "All tenants, " (time::window(report.window)) " UTC" };
+    let picker = picker("/", asked.since(), &[("find", chosen(&asked.find))]);
+    let content = html! {
+        (head(&html! { "Overview" }, &about, &picker))
+        (overview::content(&report, find, asked.since()))
     };
-    let about = html! { (health::about(&report)) };
-    Ok(page.answer(
-        &headers,
-        (&about, &html! {}, &health::content(&report, true)),
-    ))
+    let api = link("/v1/pipeline", &[("since", Some(asked.since()))]);
+    let frame = visit.frame(Place::Overview, Some(api));
+    Ok(answer(&visit.headers, &frame, "Overview", &content))
+}
+
+async fn show_sources(State(reports): State<Reports>, visit: Visit) -> Response {
+    let about = html! { "What each vendor's events let be seen, and what each of them means" };
+    let content = html! {
+        (head(&html! { "Sources" }, &about, &html! {}))
+        (sources::content(reports.catalog))
+    };
+    let frame = visit.frame(Place::Sources, None);
+    answer(&visit.headers, &frame, "Sources", &content)
+}
+
+async fn show_health(State(reports): State<Reports>, of: TenantVisit) -> Result<Response, Trouble> {
+    let report = reports
+        .tenant_health(&of.tenant, of.visit.asked.period()?)
+        .await?;
+    Ok(of.answer(&TenantPage {
+        tab: Tab::Health,
+        about: html! { (health::about(&report)) },
+        tools: html! {},
+        content: health::content(&report, true),
+        api: "/v1/tenant-health",
+    }))
 }
 
 async fn show_delivery(
     State(reports): State<Reports>,
-    Readable { viewer, tenant }: Readable,
-    Query(asked): Query<Asked>,
-    headers: HeaderMap,
+    of: TenantVisit,
 ) -> Result<Response, Trouble> {
-    let tenant = tenant.as_str();
+    let asked = &of.visit.asked;
     let period = asked.period()?;
     let (report, series) = tokio::try_join!(
-        reports.tenant_health(tenant, period),
-        reports.delivery_series(tenant, period)
+        reports.tenant_health(&of.tenant, period),
+        reports.delivery_series(&of.tenant, period)
     )?;
-    let page = TenantPage {
-        viewer: &viewer,
-        tenant,
-        tab: Tab::Delivery,
-        asked: &asked,
-        json: None,
-    };
     let filter = asked.filter();
-    let about = html! { "What came of each event type, " (time::window(series.window)) " UTC" };
-    let tools = delivery::form(&report, filter, asked.since());
-    let content = if report.sources.is_empty() {
-        health::content(&report, true)
-    } else {
-        delivery::content(&report, &series, filter, asked.since())
-    };
-    Ok(page.answer(&headers, (&about, &tools, &content)))
+    Ok(of.answer(&TenantPage {
+        tab: Tab::Delivery,
+        about: html! { "What came of each event type, " (time::window(series.window)) " UTC" },
+        tools: delivery::form(&report, filter, asked.since()),
+        content: if report.sources.is_empty() {
+            health::content(&report, true)
+        } else {
+            delivery::content(&report, &series, filter, asked.since())
+        },
+        api: "/v1/tenant-health/series",
+    }))
 }
 
 async fn show_conversations(
     State(reports): State<Reports>,
-    Readable { viewer, tenant }: Readable,
-    Query(asked): Query<Asked>,
-    headers: HeaderMap,
+    of: TenantVisit,
 ) -> Result<Response, Trouble> {
-    let tenant = tenant.as_str();
-    let report = reports.conversations(tenant, asked.period()?).await?;
-    let json = json_link("conversation-report", tenant, &asked);
-    let page = TenantPage {
-        viewer: &viewer,
-        tenant,
+    let asked = &of.visit.asked;
+    let (period, after) = (asked.period()?, asked.after()?);
+    let (report, newest) = tokio::try_join!(
+        reports.conversations(&of.tenant, period),
+        reports.conversation_list(&of.tenant, period, (after.as_ref(), MOST_CONVERSATIONS + 1)),
+    )?;
+    let list = Slice::new(newest, MOST_CONVERSATIONS, |last| last.cursor());
+    let list = list.with_links(&Tab::Conversations.path(&of.tenant), asked);
+    Ok(of.answer(&TenantPage {
         tab: Tab::Conversations,
-        asked: &asked,
-        json: Some(json),
-    };
-    let about = html! { "Conversations that started from " (time::window(report.window)) " UTC" };
-    Ok(page.answer(
-        &headers,
-        (&about, &html! {}, &conversations::content(&report)),
-    ))
+        about: html! { "Conversations that started from " (time::window(report.window)) " UTC" },
+        tools: html! {},
+        content: html! {
+            (conversations::content(&report))
+            @if report.state.conversations > 0 { (conversations::newest(&list)) }
+        },
+        api: "/v1/conversation-report",
+    }))
 }
 
 async fn show_failures(
     State(reports): State<Reports>,
-    Readable { viewer, tenant }: Readable,
-    Query(asked): Query<Asked>,
-    headers: HeaderMap,
+    of: TenantVisit,
 ) -> Result<Response, Trouble> {
-    let tenant = tenant.as_str();
-    let report = reports.tenant_health(tenant, asked.period()?).await?;
-    let json = json_link("tenant-health", tenant, &asked);
-    let page = TenantPage {
-        viewer: &viewer,
-        tenant,
+    let asked = &of.visit.asked;
+    let (period, after) = (asked.period()?, asked.after()?);
+    let (report, newest) = tokio::try_join!(
+        reports.tenant_health(&of.tenant, period),
+        reports.rejections(&of.tenant, period, (after.as_ref(), MOST_FAILURES + 1)),
+    )?;
+    let list = Slice::new(newest, MOST_FAILURES, |last| last.cursor());
+    let list = list.with_links(&Tab::Failures.path(&of.tenant), asked);
+    Ok(of.answer(&TenantPage {
         tab: Tab::Failures,
-        asked: &asked,
-        json: Some(json),
-    };
-    let about = html! { "What was refused, " (time::window(report.window)) " UTC" };
-    let content = if report.sources.is_empty() {
-        health::content(&report, true)
-    } else {
-        failures::content(&report)
-    };
-    Ok(page.answer(&headers, (&about, &html! {}, &content)))
+        about: html! { "What was refused, " (time::window(report.window)) " UTC" },
+        tools: html! {},
+        content: if report.sources.is_empty() {
+            health::content(&report, true)
+        } else {
+            failures::content(&report, &list)
+        },
+        api: "/v1/rejections",
+    }))
 }
 
-fn json_link(report: &str, tenant: &str, asked: &Asked) -> String {
-    link(
-        &format!("/v1/{report}"),
-        &[("tenant", Some(tenant)), ("since", Some(asked.since()))],
-    )
+/// A part of a list and how to get to the others.
+pub(super) struct Slice<T> {
+    pub(super) items: Vec<T>,
+    /// What the first page and the next one are.
+    pub(super) first: Option<String>,
+    pub(super) next: Option<String>,
+}
+
+impl<T> Slice<T> {
+    /// Of one more than are shown, by which it is known whether there are more.
+    fn new<K: Serialize>(mut items: Vec<T>, most: u32, cursor: impl Fn(&T) -> K) -> Slice<T> {
+        let most = most as usize;
+        let more = items.len() > most;
+        items.truncate(most);
+        let next = items.last().filter(|_| more).map(cursor);
+        Slice {
+            items,
+            first: None,
+            next: next.and_then(|key| serde_json::to_string(&key).ok()),
+        }
+    }
+
+    fn with_links(self, path: &str, asked: &Asked) -> Slice<T> {
+        let to =
+            |after: Option<&str>| link(path, &[("since", Some(asked.since())), ("after", after)]);
+        Slice {
+            first: chosen(&asked.after).map(|_| to(None)),
+            next: self.next.as_deref().map(|after| to(Some(after))),
+            ..self
+        }
+    }
+
+    /// To the newest and to older ones.
+    pub(super) fn links(&self) -> Markup {
+        html! {
+            @if self.first.is_some() || self.next.is_some() {
+                p.more {
+                    @if let Some(first) = &self.first { a.button href=(first) { "Newest" } }
+                    @if let Some(next) = &self.next { a.button href=(next) { "Older" } }
+                }
+            }
+        }
+    }
 }
 
 /// The page, or only that it is the same as the reader has. What is shown of the time at which the page
@@ -301,12 +371,35 @@ fn page(status: StatusCode, page: String) -> Response {
             (header::CONTENT_TYPE, "text/html; charset=utf-8"),
             (header::CONTENT_SECURITY_POLICY, POLICY),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::REFERRER_POLICY, "no-referrer"),
+            (header::REFERRER_POLICY, "same-origin"),
             (header::CACHE_CONTROL, "no-store"),
         ],
         page,
     )
         .into_response()
+}
+
+/// A page for whoever has not signed in.
+pub(crate) fn outside(title: &str, content: &Markup) -> Response {
+    let frame = Frame {
+        place: Place::Outside,
+        operator: false,
+        signed_in: false,
+        now: Timestamp::now(),
+        api: None,
+    };
+    page(StatusCode::OK, frame.around(title, content))
+}
+
+/// For an address that is none.
+pub(crate) async fn not_found() -> Response {
+    let content = html! {
+        (head(&html! { "There is no such page" }, &html! { "The address may be mistyped, or of another version." }, &html! {}))
+        p { a.button href="/" { "Overview" } }
+    };
+    let mut response = outside("There is no such page", &content);
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }
 
 /// Why there is no page.
@@ -362,8 +455,9 @@ impl IntoResponse for Trouble {
         let frame = Frame {
             place: Place::Nowhere,
             operator: true,
+            signed_in: false,
             now: Timestamp::now(),
-            json: None,
+            api: None,
         };
         let content = html! {
             (head(&html! { (title) }, &html! { (text) }, &html! {}))

@@ -56,6 +56,8 @@ pub(super) enum Place<'a> {
     Tenant(&'a str, Tab),
     /// A page that says what went wrong.
     Nowhere,
+    /// Before one has signed in: there is nowhere to go yet.
+    Outside,
 }
 
 /// What surrounds a page.
@@ -65,8 +67,10 @@ pub(super) struct Frame<'a> {
     pub(super) operator: bool,
     /// When the page was made.
     pub(super) now: Timestamp,
-    /// The same data for programs.
-    pub(super) json: Option<String>,
+    /// Whether the reader has a session that can be ended.
+    pub(super) signed_in: bool,
+    /// Where programs get the same.
+    pub(super) api: Option<String>,
 }
 
 impl Frame<'_> {
@@ -82,14 +86,13 @@ impl Frame<'_> {
                     title { (title) " · chatpulse" }
                     link rel="icon" href=(assets::ICON);
                     link rel="stylesheet" href=(assets::style_path());
-                    script src=(assets::script_path()) defer {}
+                    @if self.place != Place::Outside { script src=(assets::script_path()) defer {} }
                 }
                 body {
                     a.skip href="#main" { "Skip to content" }
                     header.top { div.width {
                         (self.brand())
-                        (self.navigation())
-                        (self.live())
+                        @if self.place != Place::Outside { (self.navigation()) (self.live()) }
                     } }
                     main #main.width tabindex="-1" { (self.trail()) (content) }
                     footer.foot { div.width { (self.foot()) } }
@@ -114,6 +117,9 @@ impl Frame<'_> {
                     li { a href="/" aria-current=[current(self.place == Place::Overview)] { "Overview" } }
                 }
                 li { a href="/sources" aria-current=[current(self.place == Place::Sources)] { "Sources" } }
+                @if self.signed_in {
+                    li { form method="post" action="/sign-out" { button.plain { "Sign out" } } }
+                }
             } }
         }
     }
@@ -151,8 +157,9 @@ impl Frame<'_> {
         html! {
             ul {
                 li { "All times are UTC." }
-                @if let Some(json) = &self.json { li { a href=(json) { "These figures as JSON" } } }
-                li { a href="/sources" { "What each source can show" } }
+                @if self.place != Place::Outside { li { a href="/sources" { "What each source can show" } } }
+                @if let Some(api) = &self.api { li { "For programs: " code { "GET " (api) } } }
+                li { a href="/v1/openapi.json" { "The API (OpenAPI)" } }
             }
         }
     }

@@ -7,7 +7,7 @@ use chatpulse_browser::{Browser, Screen};
 
 use crate::site::Site;
 
-const PAGES: [(&str, &str); 6] = [
+const PAGES: [(&str, &str); 8] = [
     ("overview", "/?since=24h"),
     ("health", "/tenants/acme?since=24h"),
     ("delivery", "/tenants/acme/delivery?since=24h"),
@@ -17,6 +17,8 @@ const PAGES: [(&str, &str); 6] = [
     ),
     ("conversations", "/tenants/acme/conversations?since=24h"),
     ("failures", "/tenants/acme/failures?since=24h"),
+    ("sources", "/sources"),
+    ("sign-in", "/sign-in"),
 ];
 
 /// Where pictures go: `CHATPULSE_SCREENSHOTS`, else the folder of test data.

@@ -396,6 +396,66 @@ async fn without_scripts_every_figure_is_there_and_a_link_reloads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn conversations_are_listed_by_parts_and_none_is_left_out() {
+    let site = Site::with_traffic("lists").await;
+    let browser = Browser::launch().await;
+    let page = browser.page().await;
+    page.goto(&format!(
+        "{}/tenants/blumenhaus/conversations?since=24h",
+        site.url
+    ))
+    .await;
+    let all = number(&tile(&page, "Conversations").await.0);
+    let mut seen = Vec::new();
+    loop {
+        let rows = table(&page, "Conversations, the newest first").await;
+        seen.extend(rows.into_iter().map(|row| row[0].clone()));
+        let older =
+            "[...document.querySelectorAll('.more a')].find(a => a.textContent === 'Older')";
+        if page.evaluate(&format!("Boolean({older})")).await == false {
+            break;
+        }
+        page.navigate_by(&format!("{older}.click()")).await;
+    }
+    let listed = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!((seen.len(), listed), (all as usize, all as usize));
+    page.navigate_by("document.querySelector('.more a').click()")
+        .await;
+    assert!(
+        !page
+            .evaluate("location.search")
+            .await
+            .to_string()
+            .contains("after")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_sources_says_of_each_what_it_shows_and_of_each_event_what_it_proves() {
+    let site = Site::empty("sources").await;
+    let browser = Browser::launch().await;
+    let page = browser.page().await;
+    page.goto(&format!("{}/sources", site.url)).await;
+    let catalog = chatpulse_model::source::Catalog::builtin();
+    let rows = table(&page, "What each source lets be seen").await;
+    let bots = rows.iter().find(|row| row[0] == "Bot's messages").unwrap();
+    for (cell, source) in bots[1..].iter().zip(catalog.iter()) {
+        assert_eq!(
+            cell == "✓ yes",
+            source.observes().bot_messages,
+            "{}",
+            source.name()
+        );
+    }
+    for source in catalog.iter() {
+        let events = table(&page, &format!("Events of {}", source.title())).await;
+        assert_eq!(events.len(), source.events().len(), "{}", source.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hostile_names_are_text_and_lead_to_their_own_page() {
     let site = Site::with_traffic("hostile").await;
     let browser = Browser::launch().await;
@@ -447,6 +507,14 @@ async fn nothing_and_no_answer_are_explained() {
     assert_eq!(page.text("h1").await, "ClickHouse does not answer now");
     assert!(page.text("main").await.contains("events are not lost"));
     assert_eq!(page.violations().await, []);
+    page.goto(&format!(
+        "{}/tenants/acme/failures?after=nonsense",
+        empty.url
+    ))
+    .await;
+    assert!(page.text("main").await.contains("no place in the list"));
+    page.goto(&format!("{}/nowhere", empty.url)).await;
+    assert_eq!(page.text("h1").await, "There is no such page");
     page.goto(&format!("{}/?since=yesterday", broken.url)).await;
     assert!(
         page.text("main")
