@@ -88,6 +88,8 @@
       const headers = { accept: "text/html" };
       if (tag) headers["if-none-match"] = tag;
       const answer = await fetch(location.href, { headers, cache: "no-store", signal: asking.signal });
+      // Elsewhere is where one signs in: the browser goes there itself.
+      if (answer.redirected) return location.reload();
       if (answer.status !== 304) {
         if (!answer.ok) throw new Error(String(answer.status));
         show(await answer.text());

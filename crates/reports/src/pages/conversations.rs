@@ -507,7 +507,79 @@ fn restatements(restated: &[Restatement]) -> Markup {
     }
 }
 
-/// How a metric is defined.
-fn definition(_metric: &str) -> &'static str {
-    ""
+/// How a metric is defined; schemas/clickhouse/README.md has it in full.
+fn definition(metric: &str) -> &'static str {
+    match metric {
+        "conversations" => "Conversations with an accepted event, by when they started.",
+        "total_messages" => {
+            "Distinct messages of visitor, bot and human. Typing, notes and system events do not count."
+        }
+        "visitor_messages" => "Distinct messages of visitors.",
+        "bot_messages" => "Distinct messages of the bot.",
+        "agent_messages" => "Distinct messages of human agents.",
+        "reported_total" => {
+            "The highest count of messages that the vendor reported, over all conversations."
+        }
+        "message_gap" => "The vendor's count less the messages seen. Positive: lost on the way.",
+        "bot_conversations" => {
+            "B: conversations with a visitor's message and a bot's message or a request for a human, not started by a human."
+        }
+        "closed_bot_conversations" => {
+            "C: those of B that are closed, by an explicit end or by 24 h of silence (or the tenant's own time)."
+        }
+        "handoff_request_rate" => "B with a request for a human ÷ B.",
+        "handoff_rate" => "(Handed off + human intervened) ÷ C.",
+        "containment_rate" => "(Resolved by the bot + contained, assumed) ÷ C.",
+        "handed_off_share" => "Requested a human, and one came ÷ C.",
+        "requested_unserved_share" => "Requested a human, and none came ÷ C.",
+        "human_intervened_share" => "A human came without a request ÷ C.",
+        "abandoned_share" => {
+            "No human and no request, and the last message of the visitor was not answered ÷ C."
+        }
+        "bot_resolution_rate" => {
+            "No human, no request, and positive feedback or an explicit resolve ÷ C."
+        }
+        "contained_assumed_share" => {
+            "No human, no request, answered, and nothing that proves it was resolved ÷ C."
+        }
+        "first_response_any" => {
+            "From the first message of the visitor to the first of bot or human that is not before it."
+        }
+        "first_response_human" => {
+            "From the first request for a human, else the first message of the visitor, to the first human message that is not before it."
+        }
+        "time_to_human" => {
+            "From the first request to the first human that joined, else wrote, not before it. Requests that none followed are counted apart."
+        }
+        "unanswered_requests" => {
+            "Conversations whose request no human followed ÷ those with a request."
+        }
+        "handle_time" => {
+            "The time in which at least one human was in the conversation; only what has ended."
+        }
+        "resolution_time" => "From the start to the first explicit close.",
+        "reopen_rate" => {
+            "Closed conversations in which the visitor wrote again within 7 days ÷ closed ones whose close is at least 7 days old."
+        }
+        "csat" => "Ratings of at least 4 of 5, or thumbs up ÷ ratings.",
+        "csat_response_rate" => "Ratings ÷ surveys shown.",
+        "nps" => {
+            "Share of scores 9 and 10 less share of scores 0 to 6, times 100: from −100 to 100."
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_definition_and_stands_in_one_group() {
+        for (metric, _) in TITLES {
+            assert!(!definition(metric).is_empty(), "{metric}");
+            let groups = GROUPS.iter().filter(|(_, names)| names.contains(&metric));
+            assert_eq!(groups.count(), 1, "{metric}");
+        }
+    }
 }

@@ -156,7 +156,7 @@ impl Frame<'_> {
     fn foot(&self) -> Markup {
         html! {
             ul {
-                li { "All times are UTC." }
+                @if self.place != Place::Outside { li { "All times are UTC." } }
                 @if self.place != Place::Outside { li { a href="/sources" { "What each source can show" } } }
                 @if let Some(api) = &self.api { li { "For programs: " code { "GET " (api) } } }
                 li { a href="/v1/openapi.json" { "The API (OpenAPI)" } }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::fixture::{self, HOSTILE, Row};
-use crate::site::Site;
+use crate::site::{BLUMENHAUS, Site};
 
 /// Digits of a text, without the signs that group them.
 fn number(text: &str) -> i64 {
@@ -453,6 +453,41 @@ async fn the_page_of_sources_says_of_each_what_it_shows_and_of_each_event_what_i
         let events = table(&page, &format!("Events of {}", source.title())).await;
         assert_eq!(events.len(), source.events().len(), "{}", source.name());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_signs_in_sees_its_own_pages_alone_and_out_again() {
+    let site = Site::to_sign_in("signed_in").await;
+    let browser = Browser::launch().await;
+    let page = browser.page().await;
+    let sign_in = format!(
+        "document.querySelector('#token').value = '{BLUMENHAUS}'; document.querySelector('.fields button').click()"
+    );
+    page.goto(&format!("{}/tenants/blumenhaus/delivery", site.url))
+        .await;
+    assert_eq!(page.text("h1").await, "Sign in");
+    page.navigate_by(&sign_in).await;
+    // Where they wanted to go.
+    assert_eq!(page.text("h1").await, "blumenhaus");
+    assert_eq!(page.text(".tabs [aria-current]").await, "Delivery");
+    assert_eq!(page.texts(".top nav li").await, ["Sources", "Sign out"]);
+    page.goto(&site.url).await;
+    assert_eq!(page.text("h1").await, "blumenhaus");
+    page.problems();
+    for foreign in ["acme", "nobody"] {
+        page.goto(&format!("{}/tenants/{foreign}", site.url)).await;
+        assert_eq!(page.text("h1").await, "This is not for you");
+    }
+    page.goto(&site.url).await;
+    page.navigate_by("document.querySelector('.top form button').click()")
+        .await;
+    assert_eq!(page.text("h1").await, "Sign in");
+
+    // A page that is open when its token is taken back leads to the form by itself.
+    page.navigate_by(&sign_in).await;
+    assert_eq!(page.text("h1").await, "blumenhaus");
+    site.forget_tokens();
+    page.wait_for("document.querySelector('#token')").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,18 +6,32 @@ use std::sync::{Arc, OnceLock};
 
 use chatpulse_embedded::clickhouse::{ClickHouse, ClickHouseConfig};
 use chatpulse_model::source::Catalog;
-use chatpulse_reports::{Access, AccessConfig, PartitionLag, Reports, StageLag, router};
+use chatpulse_reports::{
+    Access, AccessConfig, PartitionLag, ReadToken, ReadTokens, Reports, StageLag, router,
+};
 use chatpulse_store::{Store, StoreConfig};
 use clickhouse::Client;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
 use crate::fixture::{self, Row};
 
 const OPERATOR: &str = "an-operator-token-of-good-length";
+/// A read token of the tenant blumenhaus.
+pub(crate) const BLUMENHAUS: &str = "cpr_blumenhaus";
+
+/// Who reads the pages.
+#[derive(Clone, Copy, PartialEq)]
+enum Readers {
+    /// Whoever is on this machine, as the operator.
+    Here,
+    /// Who has signed in.
+    SignedIn,
+}
 
 fn clickhouse() -> String {
     static SHARED: OnceLock<(ClickHouse, tokio::runtime::Runtime)> = OnceLock::new();
@@ -50,6 +64,7 @@ pub(crate) struct Site {
     router: axum::Router,
     client: Client,
     _lag: watch::Sender<Vec<StageLag>>,
+    tokens: watch::Sender<Arc<ReadTokens>>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -62,6 +77,10 @@ impl Drop for Site {
 impl Site {
     /// Over a new database of this name, empty but for its tables.
     pub(crate) async fn empty(database: &str) -> Site {
+        Site::new(database, Readers::Here).await
+    }
+
+    async fn new(database: &str, readers: Readers) -> Site {
         let config = StoreConfig {
             url: clickhouse(),
             database: database.to_owned(),
@@ -73,7 +92,7 @@ impl Site {
         let client = Client::default()
             .with_url(&config.url)
             .with_database(database);
-        Site::over(store, client).await
+        Site::over(store, client, readers).await
     }
 
     /// Over a ClickHouse that does not answer.
@@ -82,15 +101,21 @@ impl Site {
             url: "http://127.0.0.1:9".into(),
             ..StoreConfig::default()
         };
-        Site::over(Store::new(&config), Client::default()).await
+        Site::over(Store::new(&config), Client::default(), Readers::Here).await
     }
 
-    async fn over(store: Store, client: Client) -> Site {
+    async fn over(store: Store, client: Client, readers: Readers) -> Site {
         let (lag, watched) = watch::channel(lag());
+        let token = ReadToken {
+            tenant: "blumenhaus".into(),
+            sha256: Sha256::digest(BLUMENHAUS).into(),
+            revoked: false,
+        };
+        let (tokens, known) = watch::channel(Arc::new([token].into_iter().collect()));
         let access = Access::new(AccessConfig {
-            tokens: watch::channel(Arc::default()).1,
+            tokens: known,
             operator_token: Some(OPERATOR.to_owned()),
-            loopback: true,
+            loopback: readers == Readers::Here,
             requests_per_second: NonZeroU32::new(1_000).unwrap(),
         });
         let reports = Reports::new(store, Catalog::builtin()).with_lag(watched);
@@ -104,6 +129,7 @@ impl Site {
             router,
             client,
             _lag: lag,
+            tokens,
             server,
         }
     }
@@ -114,6 +140,19 @@ impl Site {
         site.add(&fixture::traffic(Timestamp::now().as_millisecond()))
             .await;
         site
+    }
+
+    /// The same for those who have signed in only.
+    pub(crate) async fn to_sign_in(database: &str) -> Site {
+        let site = Site::new(database, Readers::SignedIn).await;
+        site.add(&fixture::traffic(Timestamp::now().as_millisecond()))
+            .await;
+        site
+    }
+
+    /// Takes every read token back, and with them the sessions.
+    pub(crate) fn forget_tokens(&self) {
+        self.tokens.send_replace(Arc::default());
     }
 
     /// Stores rows, as queryable from the time that each of them names.
