@@ -6,3 +6,4 @@ mod demo;
 mod kill;
 mod process;
 mod rejected;
+mod tokens;
