@@ -20,7 +20,37 @@ use crate::{
 };
 
 /// Example answers by path, shown in the document; a test holds them against their schemas.
-pub(super) const EXAMPLES: &[(&str, &str)] = &[];
+pub(super) const EXAMPLES: &[(&str, &str)] = &[
+    ("/v1/tenants", include_str!("examples/tenants.json")),
+    (
+        "/v1/tenant-health",
+        include_str!("examples/tenant-health.json"),
+    ),
+    (
+        "/v1/tenant-health/series",
+        include_str!("examples/tenant-health-series.json"),
+    ),
+    ("/v1/event-types", include_str!("examples/event-types.json")),
+    ("/v1/event-names", include_str!("examples/event-names.json")),
+    ("/v1/rejections", include_str!("examples/rejections.json")),
+    (
+        "/v1/conversation-report",
+        include_str!("examples/conversation-report.json"),
+    ),
+    (
+        "/v1/conversation-metrics",
+        include_str!("examples/conversation-metrics.json"),
+    ),
+    (
+        "/v1/conversations",
+        include_str!("examples/conversations.json"),
+    ),
+    (
+        "/v1/restatements",
+        include_str!("examples/restatements.json"),
+    ),
+    ("/v1/pipeline", include_str!("examples/pipeline.json")),
+];
 
 /// What no handler names as its answer.
 #[derive(OpenApi)]

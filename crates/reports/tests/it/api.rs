@@ -1,8 +1,8 @@
 //! The JSON API. Its routes are taken from the OpenAPI document, so that a new one is under every test
 //! here as soon as it is served.
 
-use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,6 +14,7 @@ use chatpulse_reports::{Access, AccessConfig, ReadToken, ReadTokens, Reports, op
 use chatpulse_store::{EventRow, Store, StoreConfig};
 use http_body_util::BodyExt;
 use jiff::{Timestamp, ToSpan};
+use jsonschema::Validator;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;
@@ -248,26 +249,42 @@ fn routes() -> Vec<Route> {
     routes
 }
 
-/// Holds an answer against a schema of the document; what the schema does not name is an error.
+/// Holds an answer against a schema of the document.
 fn conforms(schema: &Value, answer: &Value) {
-    fn closed(schema: &mut Value, inside_all_of: bool) {
-        match schema {
-            Value::Array(parts) => parts
-                .iter_mut()
-                .for_each(|part| closed(part, inside_all_of)),
-            Value::Object(object) => {
-                let names_members =
-                    object.contains_key("properties") || object.contains_key("allOf");
-                if names_members && !inside_all_of {
-                    object.insert("unevaluatedProperties".into(), false.into());
-                }
-                for (key, part) in object.iter_mut() {
-                    closed(part, key == "allOf");
-                }
+    let validator = {
+        static COMPILED: Mutex<BTreeMap<String, Arc<Validator>>> = Mutex::new(BTreeMap::new());
+        let mut compiled = COMPILED.lock().unwrap();
+        let of_schema = compiled.entry(schema.to_string());
+        Arc::clone(of_schema.or_insert_with(|| Arc::new(closed_validator(schema))))
+    };
+    let errors: Vec<String> = validator
+        .iter_errors(answer)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{answer:#}");
+}
+
+/// Lets a schema refuse members that it does not name.
+fn closed(schema: &mut Value, inside_all_of: bool) {
+    match schema {
+        Value::Array(parts) => parts
+            .iter_mut()
+            .for_each(|part| closed(part, inside_all_of)),
+        Value::Object(object) => {
+            let names_members = object.contains_key("properties") || object.contains_key("allOf");
+            if names_members && !inside_all_of {
+                object.insert("unevaluatedProperties".into(), false.into());
             }
-            _ => {}
+            for (key, part) in object.iter_mut() {
+                closed(part, key == "allOf");
+            }
         }
+        _ => {}
     }
+}
+
+/// A validator of a schema of the document; what the schema does not name is an error.
+fn closed_validator(schema: &Value) -> Validator {
     let mut schemas = openapi()["components"]["schemas"].clone();
     // What an allOf refers to may have more members beside it, so it stays open.
     let shared: BTreeSet<String> = schemas
@@ -287,12 +304,7 @@ fn conforms(schema: &Value, answer: &Value) {
         "allOf": [schema],
         "components": {"schemas": schemas},
     });
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(answer)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{errors:#?}\n{answer:#}");
+    jsonschema::validator_for(&schema).unwrap()
 }
 
 fn valid(name: &str, answer: &Value) {
@@ -783,6 +795,9 @@ fn every_route_is_described_in_full() {
             assert!(parameter["description"].is_string(), "{path}: {parameter}");
             assert_eq!(parameter["required"], false, "{path}: {parameter}");
         }
+        let answer = &operation["responses"]["200"]["content"]["application/json"];
+        assert!(answer["example"].is_object(), "{path} has no example");
+        conforms(&answer["schema"], &answer["example"]);
     }
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         assert!(schema.to_string().contains("description"), "{name}");
