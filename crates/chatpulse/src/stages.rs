@@ -278,15 +278,22 @@ impl Stages {
             lag,
         };
         let settings = &self.config.reports;
+        let loopback = listener.local_addr()?.ip().is_loopback();
         let tokens = TokenWatch::open(&self.config.producer.tenants_file)?;
         let access = Access::new(AccessConfig {
             tokens: tokens.tokens(),
             operator_token: (settings.operator_token.as_ref())
                 .map(|secret| secret.reveal().to_owned()),
-            loopback: listener.local_addr()?.ip().is_loopback(),
+            loopback,
             requests_per_second: settings.requests_per_second,
         })
         .context("reports.operator_token")?;
+        if !loopback && settings.operator_token.is_none() && tokens.tokens().borrow().is_empty() {
+            tracing::warn!(
+                "nobody can read the reports: no read token is in {}; make one with `chatpulse tenant token add`, or set reports.operator_token",
+                self.config.producer.tenants_file.display()
+            );
+        }
         let router =
             chatpulse_reports::router(self.reports(), access).merge(status::router(status));
         tokio::select! {

@@ -11,6 +11,7 @@
 mod browser;
 mod sessions;
 mod tokens;
+mod turns;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -28,7 +29,10 @@ pub(crate) use browser::{guard, has_session, sign_in_routes};
 pub(crate) use tokens::{Digest, TokenError, digest};
 pub use tokens::{ReadToken, ReadTokens};
 
+pub(crate) use turns::Turn;
+
 use sessions::Sessions;
+use turns::Turns;
 
 /// Shortest operator token that is taken; characters. It guards every tenant and is chosen by people.
 pub const SHORTEST_OPERATOR_TOKEN: usize = 32;
@@ -63,6 +67,7 @@ struct Inner {
     loopback: bool,
     /// Per good token, so there are never more of them than tokens.
     requests: DefaultKeyedRateLimiter<Digest>,
+    turns: Turns,
     sessions: Sessions,
     sign_ins: browser::SignInLimit,
 }
@@ -131,6 +136,7 @@ impl Access {
             operator,
             loopback: config.loopback,
             requests: RateLimiter::keyed(quota),
+            turns: Turns::default(),
             sessions: Sessions::default(),
             sign_ins: browser::SignInLimit::default(),
         })))
@@ -166,12 +172,17 @@ impl Access {
             .collect()
     }
 
-    /// Takes a request from the token's bucket; where that is empty, how long until the next.
-    pub(crate) fn take_request(&self, token: &Digest) -> Result<(), Duration> {
+    /// A turn to be answered, for as long as it is held. Where the token asks too often, or for too much
+    /// at once: how long until it may ask again.
+    pub(crate) fn take_turn(&self, token: &Digest) -> Result<Turn, Duration> {
         let clock = DefaultClock::default();
-        (self.0.requests.check_key(token)).map_err(|until| until.wait_time_from(clock.now()))
+        (self.0.requests.check_key(token)).map_err(|until| until.wait_time_from(clock.now()))?;
+        self.0.turns.take(*token).ok_or(BUSY)
     }
 }
+
+/// How long to wait where answers to earlier questions are still being made.
+const BUSY: Duration = Duration::from_secs(1);
 
 const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 
@@ -234,10 +245,10 @@ mod tests {
         let (_send, tokens) = watch::channel(Arc::default());
         let access = access(tokens, true);
         let (a, b) = (digest("a"), digest("b"));
-        access.take_request(&a).unwrap();
-        access.take_request(&a).unwrap();
-        assert!(access.take_request(&a).unwrap_err() <= Duration::from_secs(1));
-        access.take_request(&b).unwrap();
+        access.take_turn(&a).unwrap();
+        access.take_turn(&a).unwrap();
+        assert!(access.take_turn(&a).unwrap_err() <= Duration::from_secs(1));
+        access.take_turn(&b).unwrap();
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl ReadTokens {
         self.0.values().map(|token| &*token.tenant)
     }
 
+    /// Whether nobody has one.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Looked up by the hash of what was given: whatever the time of that tells of hashes, nobody
     /// learns a token from it, which has 192 random bits of its own.
     pub(super) fn tenant_of(&self, digest: &Digest) -> Result<Arc<str>, TokenError> {

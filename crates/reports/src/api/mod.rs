@@ -29,7 +29,10 @@ use axum::{
 use problem::{METHODS, Problem};
 use question::Question;
 
-use crate::{Reports, access::Access};
+use crate::{
+    Reports,
+    access::{Access, Turn},
+};
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -93,27 +96,31 @@ async fn guard(State(check): State<Check>, request: Request, next: Next) -> Resp
     }
     let (mut parts, body) = request.into_parts();
     match check.question(&parts) {
-        Ok(question) => {
+        Ok((question, turn)) => {
             parts.extensions.insert(question);
-            next.run(Request::from_parts(parts, body)).await
+            let response = next.run(Request::from_parts(parts, body)).await;
+            drop(turn);
+            response
         }
         Err(problem) => problem.into_response(),
     }
 }
 
 impl Check {
-    fn question(&self, parts: &Parts) -> Result<Question, Problem> {
+    fn question(&self, parts: &Parts) -> Result<(Question, Turn), Problem> {
         let token = bearer(parts).ok_or(Problem::MissingToken)?;
         let (viewer, token) = self.access.identify(token).map_err(|error| match error {
             crate::access::TokenError::Revoked => Problem::RevokedToken,
             crate::access::TokenError::Unknown if token.starts_with("cpw_") => Problem::WriteKey,
             crate::access::TokenError::Unknown => Problem::UnknownToken,
         })?;
-        (self.access.take_request(&token)).map_err(|wait| Problem::RateLimited { wait })?;
+        let turn = self.access.take_turn(&token);
+        let turn = turn.map_err(|wait| Problem::RateLimited { wait })?;
         let path = parts.extensions.get::<MatchedPath>();
         let path = path.map_or("", MatchedPath::as_str);
         let known = self.parameters.get(path).map_or(&[][..], Vec::as_slice);
-        Question::new(viewer, path.into(), (&parts.uri, known))
+        let question = Question::new(viewer, path.into(), (&parts.uri, known))?;
+        Ok((question, turn))
     }
 }
 

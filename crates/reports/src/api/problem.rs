@@ -55,7 +55,9 @@ pub(crate) enum Problem {
     UnknownPath,
     #[error("this path takes {METHODS} only")]
     MethodNotAllowed,
-    #[error("more requests than this token may send; wait for the time in Retry-After")]
+    #[error(
+        "more requests than this token may send, or too many at once; wait for the time in Retry-After"
+    )]
     RateLimited { wait: Duration },
     #[error(
         "the answer took too long; ask for a shorter time, or again after the time in Retry-After"

@@ -735,6 +735,27 @@ async fn a_token_that_asks_too_often_waits_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn a_token_with_slow_questions_waits_for_its_answers_and_others_do_not() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = Store::new(&StoreConfig {
+        url: format!("http://{}", listener.local_addr().unwrap()),
+        query_timeout: Duration::from_millis(500),
+        ..StoreConfig::default()
+    });
+    let app = app_with(slow, access(tokens()));
+    let ask = |token| get(&app, token, "/v1/rejections");
+    let asked = (0..9).map(|_| ask(ACME)).chain([ask(BRAVO)]);
+    let answers = futures::future::join_all(asked).await;
+    let statuses: Vec<u16> = answers
+        .iter()
+        .map(|answer| answer.status.as_u16())
+        .collect();
+    assert_eq!(statuses, [503, 503, 503, 503, 503, 503, 503, 503, 429, 503]);
+    answers[8].problem(429, "rate-limited");
+    ask(ACME).await.problem(503, "too-slow");
+}
+
+#[tokio::test]
 async fn a_store_that_is_away_or_slow_is_503_with_a_time_to_ask_again() {
     let away = app_without_store();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
