@@ -22,20 +22,24 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 pub use axe::Violation;
 pub use page::{Page, Screen};
 use wire::Wire;
 
-/// How long anything may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// A guard against hanging: machines that build beside are slow.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Most browsers of a test binary at a time: each takes several processes and some hundred megabytes.
+static PLACES: Semaphore = Semaphore::const_new(4);
 
 /// A running browser with a profile of its own. Ends with the value.
 pub struct Browser {
     wire: Wire,
     process: Child,
     _profile: TempDir,
+    _place: SemaphorePermit<'static>,
 }
 
 impl Drop for Browser {
@@ -52,6 +56,7 @@ impl Browser {
     /// # Panics
     /// Where there is none and none can be installed, or it does not start.
     pub async fn launch() -> Browser {
+        let place = PLACES.acquire().await.expect("never closed");
         let profile = tempfile::tempdir().expect("a folder for the browser's profile");
         let mut command = Command::new(installed().await);
         command
@@ -89,6 +94,7 @@ impl Browser {
             wire: Wire::connect(&url).await,
             process,
             _profile: profile,
+            _place: place,
         }
     }
 

@@ -105,7 +105,8 @@ impl Page {
     /// Does what loads another page, for instance a click on a link, and waits until it is loaded.
     pub async fn navigate_by(&self, expression: &str) {
         let before = self.loads();
-        self.evaluate(expression).await;
+        // Where the old page goes at once, nobody is left to answer.
+        let _ = self.try_evaluate(expression).await;
         self.loaded_after(before, expression).await;
     }
 
@@ -126,18 +127,21 @@ impl Page {
 
     /// The value of a JavaScript expression; a promise is awaited.
     pub async fn evaluate(&self, expression: &str) -> Value {
+        self.try_evaluate(expression)
+            .await
+            .unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    async fn try_evaluate(&self, expression: &str) -> Result<Value, Value> {
+        let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
         let mut answer = self
-            .call(
-                "Runtime.evaluate",
-                json!({"expression": expression, "awaitPromise": true, "returnByValue": true}),
-            )
-            .await;
-        assert!(
-            answer["exceptionDetails"].is_null(),
-            "{expression}: {}",
-            answer["exceptionDetails"]
-        );
-        answer["result"]["value"].take()
+            .wire
+            .try_call(Some(&self.session), "Runtime.evaluate", params)
+            .await?;
+        match answer["exceptionDetails"].take() {
+            Value::Null => Ok(answer["result"]["value"].take()),
+            exception => Err(exception),
+        }
     }
 
     /// The text of the first element that fits, as it is shown.
@@ -173,14 +177,17 @@ impl Page {
     /// # Panics
     /// When it is not in time.
     pub async fn wait_for(&self, expression: &str) {
+        let condition = format!("Boolean({expression})");
+        // A page that changes to another refuses for a moment.
         let waiting = async {
-            while self.evaluate(&format!("Boolean({expression})")).await != Value::Bool(true) {
+            while self.try_evaluate(&condition).await != Ok(Value::Bool(true)) {
                 tokio::time::sleep(LOOK).await;
             }
         };
         if tokio::time::timeout(DEADLINE, waiting).await.is_err() {
+            let last = self.try_evaluate(&condition).await;
             let shown = self.evaluate("document.body?.innerText").await;
-            panic!("not true in time: {expression}\nthe page shows: {shown}");
+            panic!("not true in time: {expression}: {last:?}\nthe page shows: {shown}");
         }
     }
 

@@ -75,6 +75,18 @@ impl Wire {
 
     /// Sends a command and waits for its result.
     pub(crate) async fn call(&self, session: Option<&str>, method: &str, params: Value) -> Value {
+        self.try_call(session, method, params)
+            .await
+            .unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// The same, where the browser may refuse.
+    pub(crate) async fn try_call(
+        &self,
+        session: Option<&str>,
+        method: &str,
+        params: Value,
+    ) -> Result<Value, Value> {
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let mut command = json!({"id": id, "method": method, "params": params});
         if let Some(session) = session {
@@ -93,8 +105,10 @@ impl Wire {
             .await
             .unwrap_or_else(|_| panic!("{method}: no answer in time"))
             .unwrap_or_else(|_| panic!("{method}: Chromium has ended"));
-        assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
-        answer["result"].take()
+        match answer["error"].take() {
+            Value::Null => Ok(answer["result"].take()),
+            error => Err(error),
+        }
     }
 }
 

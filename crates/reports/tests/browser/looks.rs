@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chatpulse_browser::{Browser, Screen};
+use chatpulse_browser::{Browser, Page, Screen};
 
 use crate::site::Site;
 
@@ -21,12 +21,13 @@ const PAGES: [(&str, &str); 8] = [
     ("sign-in", "/sign-in"),
 ];
 
-/// Where pictures go: `CHATPULSE_SCREENSHOTS`, else the folder of test data.
-fn pictures() -> PathBuf {
-    std::env::var_os("CHATPULSE_SCREENSHOTS").map_or_else(
+/// Takes a picture into `CHATPULSE_SCREENSHOTS`, else into the folder of test data.
+pub(crate) async fn picture(page: &Page, name: &str) {
+    let folder = std::env::var_os("CHATPULSE_SCREENSHOTS").map_or_else(
         || Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots"),
         PathBuf::from,
-    )
+    );
+    page.screenshot(&folder.join(format!("{name}.png"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,8 +41,7 @@ async fn every_page_can_be_read_on_every_screen_and_breaks_no_rule_of_accessibil
             for (scheme, of) in [("light", of), ("dark", of.in_the_dark())] {
                 page.show_on(of).await;
                 page.goto(&format!("{}{path}", site.url)).await;
-                page.screenshot(&pictures().join(format!("{name}-{screen}-{scheme}.png")))
-                    .await;
+                picture(&page, &format!("{name}-{screen}-{scheme}")).await;
                 let wider = page
                     .evaluate("document.documentElement.scrollWidth - innerWidth")
                     .await;

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::fixture::{self, HOSTILE, Row};
+use crate::looks::picture;
 use crate::site::{BLUMENHAUS, Site};
 
 /// Digits of a text, without the signs that group them.
@@ -361,6 +362,7 @@ async fn a_page_says_when_it_is_not_live_and_when_it_is_again_and_can_be_paused(
     .await;
     // What was known stays on the page.
     assert!(page.texts("tbody th").await.contains(&"acme".to_owned()));
+    picture(&page, "away").await;
     page.set_network(true).await;
     page.wait_for("document.querySelector('[role=status]').textContent === 'Live'")
         .await;
@@ -522,12 +524,14 @@ async fn nothing_and_no_answer_are_explained() {
     let page = browser.page().await;
     page.goto(&empty.url).await;
     assert_eq!(page.text("main h2").await, "No event has been stored yet");
+    picture(&page, "empty-overview").await;
     for tab in ["", "/delivery", "/failures"] {
         page.goto(&format!("{}/tenants/newcomer{tab}", empty.url))
             .await;
         assert_eq!(page.text("main h2").await, "No event has come yet", "{tab}");
         assert!(page.text("main").await.contains("/v1/events/"), "{tab}");
     }
+    picture(&page, "empty-tenant").await;
     page.goto(&format!("{}/tenants/newcomer/conversations", empty.url))
         .await;
     assert!(
@@ -540,6 +544,7 @@ async fn nothing_and_no_answer_are_explained() {
 
     page.goto(&format!("{}/tenants/acme", broken.url)).await;
     assert_eq!(page.text("h1").await, "ClickHouse does not answer now");
+    picture(&page, "no-answer").await;
     assert!(page.text("main").await.contains("events are not lost"));
     assert_eq!(page.violations().await, []);
     page.goto(&format!(
