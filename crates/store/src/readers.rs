@@ -39,6 +39,8 @@ type Lacking = &'static str;
 
 const NO_RIGHT: Lacking = "ClickHouse gives this user no right to make users and roles \
                            (the embedded ClickHouse has no access control)";
+const NO_WORD: Lacking = "ClickHouse does not say whether this user may make users and roles (CHECK GRANT, \
+                          system.user_directories)";
 const NO_PLACE: Lacking = "ClickHouse keeps its users in a file alone: it has no user directory \
                            that can be written to";
 
@@ -100,20 +102,35 @@ impl Store {
 
     /// Why users and roles cannot be made, as ClickHouse says; none where they can.
     async fn access_control(&self) -> Result<Option<Lacking>, StoreError> {
-        let doing = "asking for the rights on users and roles";
-        let rights = self.client.query_raw(
+        let rights = self.number(
             "CHECK GRANT CREATE USER, ALTER USER, CREATE ROLE, CREATE SETTINGS PROFILE, CREATE ROW POLICY, \
              DROP ROW POLICY ON *.*",
         );
-        let granted: u8 = self.within(doing, rights.fetch_one()).await?;
-        if granted == 0 {
-            return Ok(Some(NO_RIGHT));
-        }
-        let places = self.client.query_raw(
-            "SELECT count() FROM system.user_directories WHERE type NOT IN ('users_xml', 'ldap')",
+        let places = self.number(
+            "SELECT toUInt8(count() > 0) FROM system.user_directories WHERE type NOT IN ('users_xml', 'ldap')",
         );
-        let places: u64 = self.within(doing, places.fetch_one()).await?;
-        Ok((places == 0).then_some(NO_PLACE))
+        Ok(match rights.await? {
+            None => Some(NO_WORD),
+            Some(0) => Some(NO_RIGHT),
+            Some(_) => match places.await? {
+                None => Some(NO_WORD),
+                Some(0) => Some(NO_PLACE),
+                Some(_) => None,
+            },
+        })
+    }
+
+    /// The answer to a question about rights; none where ClickHouse does not understand it (an older
+    /// one), or does not let this user ask.
+    async fn number(&self, question: &str) -> Result<Option<u8>, StoreError> {
+        let asked = self.client.query_raw(question).fetch_one();
+        match self
+            .within("asking for the rights on users and roles", asked)
+            .await
+        {
+            Err(StoreError::Server { .. }) => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     async fn change_access(&self, statement: &str) -> Result<(), StoreError> {
