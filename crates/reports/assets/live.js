@@ -10,6 +10,8 @@
   const words = live.querySelector("[role=status]");
   const said = live.querySelector("time");
   const button = document.createElement("button");
+  // A page that says why there is none: it is made good as soon as that can be.
+  let trouble = live.dataset.state === "away";
   let tag = null;
   let failures = 0;
   let paused = false;
@@ -21,6 +23,8 @@
     // A status is read aloud whenever it changes: only what is news is written.
     if (words.textContent !== text) words.textContent = text;
   };
+
+  const away = () => say("away", trouble ? "Trying again since" : "Not live, trying again. Figures are of");
 
   const key = (node) => node.id || node.dataset?.key || "";
 
@@ -99,10 +103,11 @@
       said.dateTime = now.toISOString();
       said.textContent = `${now.toISOString().slice(11, 19)} UTC`;
       failures = 0;
+      trouble = false;
       say("live", "Live");
     } catch {
       failures += 1;
-      if (!paused) say("away", "Not live, trying again. Figures are of");
+      if (!paused) away();
     } finally {
       clearTimeout(limit);
       asking = null;
@@ -145,6 +150,7 @@
   addEventListener("online", () => plan(0));
   live.querySelector("a").replaceWith(button);
   button.textContent = "Pause";
-  say("live", "Live");
+  if (trouble) away();
+  else say("live", "Live");
   plan(EVERY);
 }

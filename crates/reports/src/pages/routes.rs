@@ -437,38 +437,50 @@ impl IntoResponse for Trouble {
             ),
             Trouble::Store(error) => {
                 tracing::error!(error = error as &dyn std::error::Error, "a page failed");
-                if error.disposition() == Disposition::Retry {
-                    (
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "ClickHouse does not answer now",
-                        "No figure can be shown until it does; events are not lost by that, they wait in Kafka. This page tries again by itself. If it lasts, see whether ClickHouse runs, and what /readyz and the log of this process say.",
-                    )
-                } else {
-                    (
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        "This page could not be made",
-                        "The log of this process says why.",
-                    )
-                }
+                return no_answer(error.disposition());
             }
-        };
-        let frame = Frame {
-            place: Place::Nowhere,
-            operator: true,
-            signed_in: false,
-            now: Timestamp::now(),
-            api: None,
         };
         let content = html! {
             (head(&html! { (title) }, &html! { (text) }, &html! {}))
-            p { a.button href="" { "Try again" } " " a.button href="/" { "Overview" } }
+            p { a.button href="/" { "Overview" } }
         };
-        let mut response = page(status, frame.around(title, &content));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-        }
+        let mut response = outside(title, &content);
+        *response.status_mut() = status;
         response
     }
+}
+
+/// A page that says why there is none, and becomes one as soon as there is.
+fn no_answer(disposition: Disposition) -> Response {
+    let (status, title, text) = if disposition == Disposition::Retry {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ClickHouse does not answer now",
+            "No figure can be shown until it does; events are not lost by that, they wait in Kafka. This page tries again by itself. If it lasts, see whether ClickHouse runs, and what /readyz and the log of this process say.",
+        )
+    } else {
+        (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "This page could not be made",
+            "The log of this process says why.",
+        )
+    };
+    let frame = Frame {
+        place: Place::Nowhere,
+        operator: true,
+        signed_in: false,
+        now: Timestamp::now(),
+        api: None,
+    };
+    let content = html! {
+        (head(&html! { (title) }, &html! { (text) }, &html! {}))
+        p { a.button href="" { "Try again" } " " a.button href="/" { "Overview" } }
+    };
+    let mut response = page(status, frame.around(title, &content));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    response
 }

@@ -54,9 +54,9 @@ pub(super) enum Place<'a> {
     Overview,
     Sources,
     Tenant(&'a str, Tab),
-    /// A page that says what went wrong.
+    /// A page that says why there is none now.
     Nowhere,
-    /// Before one has signed in: there is nowhere to go yet.
+    /// Before one has signed in, and where there is nothing that could come: without a script.
     Outside,
 }
 
@@ -128,7 +128,7 @@ impl Frame<'_> {
     fn live(&self) -> Markup {
         let now = self.now.to_zoned(TimeZone::UTC);
         html! {
-            div.live data-state="still" {
+            div.live data-state=(if self.place == Place::Nowhere { "away" } else { "still" }) {
                 span.dot {}
                 span { span role="status" { "As of" } " " time datetime=(self.now) { (now.strftime("%H:%M:%S UTC")) } }
                 a.button href="" { "Reload" }

@@ -544,6 +544,7 @@ async fn nothing_and_no_answer_are_explained() {
 
     page.goto(&format!("{}/tenants/acme", broken.url)).await;
     assert_eq!(page.text("h1").await, "ClickHouse does not answer now");
+    assert!(page.text("[role=status]").await.starts_with("Trying again"));
     picture(&page, "no-answer").await;
     assert!(page.text("main").await.contains("events are not lost"));
     assert_eq!(page.violations().await, []);
