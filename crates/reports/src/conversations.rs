@@ -9,6 +9,7 @@ use chatpulse_store::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::{Object, ObjectBuilder, OneOfBuilder, Ref, Schema, Type};
 
 use crate::Reports;
 use crate::period::{Period, Span, timestamp, unit_schema};
@@ -104,8 +105,10 @@ pub struct Metric {
     /// True where the window is not over, or conversations that count can still change the figure.
     pub provisional: bool,
     /// Over the sources that can show it; null where none can.
+    #[schema(value_type = Option<MetricValue>)]
     pub overall: Option<Value>,
     /// Per source; null where it cannot show it.
+    #[schema(schema_with = values_by_source_schema)]
     pub by_source: BTreeMap<String, Option<Value>>,
 }
 
@@ -118,6 +121,7 @@ pub struct TimeGroup {
     /// True where a figure of it is provisional.
     pub provisional: bool,
     /// Every metric by name; null where no source can show it.
+    #[schema(schema_with = values_by_metric_schema)]
     pub metrics: BTreeMap<String, Option<Value>>,
 }
 
@@ -131,6 +135,7 @@ pub struct Group {
     /// True where a figure of it is provisional.
     pub provisional: bool,
     /// Every metric by name; null where no source can show it.
+    #[schema(schema_with = values_by_metric_schema)]
     pub metrics: BTreeMap<String, Option<Value>>,
 }
 
@@ -144,8 +149,10 @@ pub struct Restatement {
     /// Metric.
     pub metric: String,
     /// What it was; of a duration, the median alone.
+    #[schema(value_type = Option<MetricValue>)]
     pub was: Option<Value>,
     /// What it is now.
+    #[schema(value_type = Option<MetricValue>)]
     pub is: Option<Value>,
     /// As of when the old figure was judged.
     pub settled_as_of: Timestamp,
@@ -159,6 +166,28 @@ pub struct Restatement {
     pub last_occurred: Option<Timestamp>,
     /// When the last of them was received.
     pub last_received: Option<Timestamp>,
+}
+
+/// utoipa takes any type of the name `Value` for one that can be anything.
+use self::Value as MetricValue;
+
+fn values_by_source_schema() -> Object {
+    values_schema("By source; null where it cannot show the metric.")
+}
+
+fn values_by_metric_schema() -> Object {
+    values_schema("By the metric's name; null where no source of the group can show it.")
+}
+
+/// The schema of a map of values that may be null, which utoipa cannot derive.
+fn values_schema(description: &str) -> Object {
+    let null = ObjectBuilder::new().schema_type(Type::Null);
+    let value = Ref::from_schema_name(MetricValue::name());
+    let either = Schema::OneOf(OneOfBuilder::new().item(null).item(value).build());
+    ObjectBuilder::new()
+        .description(Some(description))
+        .additional_properties(Some(either))
+        .build()
 }
 
 /// What a metric comes to.
@@ -289,6 +318,7 @@ pub struct KeyedGroup {
     /// True where a figure of it is provisional.
     pub provisional: bool,
     /// Every metric by name; null where no source of the group can show it.
+    #[schema(schema_with = values_by_metric_schema)]
     pub metrics: BTreeMap<String, Option<Value>>,
 }
 

@@ -20,7 +20,10 @@ use std::{
 use axum::{
     Extension, Form, Router,
     extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State, rejection::QueryRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header,
+        uri::Authority,
+    },
     middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -97,7 +100,7 @@ pub(crate) async fn guard(
     if !of_this_site(request.method(), request.headers()) {
         return refusal(StatusCode::FORBIDDEN, OF_ANOTHER_SITE);
     }
-    match access.reader(request.uri(), request.headers()) {
+    match access.reader(&request) {
         Ok(viewer) => {
             request.extensions_mut().insert(viewer);
             next.run(request).await
@@ -124,14 +127,18 @@ enum Unread {
 }
 
 impl Access {
-    fn reader(&self, uri: &Uri, headers: &HeaderMap) -> Result<Viewer, Unread> {
+    fn reader(&self, request: &Request) -> Result<Viewer, Unread> {
+        let headers = request.headers();
         if let Some(viewer) = self.signed_in(headers) {
             return Ok(viewer);
         }
-        if !self.0.loopback || OF_PROXIES.iter().any(|name| headers.contains_key(name)) {
+        // Browsers left HTTP/1.0 behind; proxies that add no header often speak it.
+        let proxied = OF_PROXIES.iter().any(|name| headers.contains_key(name))
+            || request.version() < Version::HTTP_11;
+        if !self.0.loopback || proxied {
             return Err(Unread::SignIn);
         }
-        match names_this_machine(uri, headers) {
+        match names_this_machine(request.uri(), headers) {
             true => Ok(Viewer::Operator),
             false => Err(Unread::Misdirected),
         }

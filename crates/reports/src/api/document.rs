@@ -10,9 +10,22 @@ What chatpulse knows of a tenant's events and conversations. Every answer is for
 token. What a source cannot show is `null`, never 0. Times are RFC 3339 in UTC, durations milliseconds, rates \
 from 0 to 1.
 
-Lists come in pages: give `next_cursor` as `cursor`, with the same parameters, until it is `null`. A page costs \
-nothing to repeat. Errors are problem details (RFC 9457), whose `detail` says what to do. Parameters that a path \
+Lists come in pages: give `next_cursor` as `cursor`, with the same parameters, until it is `null`. \
+Errors are problem details (RFC 9457), whose `detail` says what to do. Parameters that a path \
 does not know are refused.";
+
+const TAGS: [(&str, &str); 4] = [
+    ("access", "What a token reads."),
+    (
+        "delivery",
+        "Whether events arrive: counts, verdicts, latency, drift, and what was refused.",
+    ),
+    (
+        "conversations",
+        "What became of conversations: metrics, facts of each, and restated figures.",
+    ),
+    ("operation", "The installation, for its operator."),
+];
 
 /// A header, and what it tells.
 type Header = (&'static str, &'static str);
@@ -65,6 +78,10 @@ pub(super) fn finish(document: OpenApi) -> Value {
         "description": "A read token (`cpr_…`) reads its tenant: `chatpulse tenant token add TENANT` makes one. The \
                         operator's token reads every tenant.",
     });
+    document["tags"] = TAGS
+        .iter()
+        .map(|(name, about)| json!({"name": name, "description": about}))
+        .collect();
     document["components"]["responses"] = ERRORS
         .iter()
         .map(|(status, when, headers)| ((*status).to_owned(), error(when, headers)))

@@ -153,6 +153,12 @@ async fn whom_a_proxy_speaks_for_has_to_sign_in() {
             "/sign-in?next=%2F%3Ftenant%3Dacme"
         );
     }
+    let old = Request::get("/").version(axum::http::Version::HTTP_10);
+    let old = old
+        .header("host", "localhost")
+        .header("accept", "text/html");
+    let old = pages.send(old.body(Body::empty()).unwrap()).await;
+    assert_eq!(old.status, StatusCode::SEE_OTHER);
 }
 
 #[tokio::test]

@@ -824,7 +824,35 @@ fn every_route_is_described_in_full() {
         conforms(&answer["schema"], &answer["example"]);
     }
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
-        assert!(schema.to_string().contains("description"), "{name}");
+        says_something(name, schema);
+    }
+}
+
+/// A schema has a type, and every member of an answer a description.
+fn says_something(name: &str, schema: &Value) {
+    let kinds = ["type", "$ref", "oneOf", "allOf", "enum"];
+    assert!(
+        kinds.iter().any(|kind| !schema[*kind].is_null()),
+        "{name} can be anything: {schema}"
+    );
+    for (member, schema) in schema["properties"].as_object().into_iter().flatten() {
+        let name = format!("{name}.{member}");
+        says_something(&name, schema);
+        // That of the kind of a value is its name.
+        assert!(
+            schema["description"].is_string() || member == "kind",
+            "{name}: {schema}"
+        );
+    }
+    for part in ["items", "additionalProperties"] {
+        if schema[part].is_object() {
+            says_something(&format!("{name}.{part}"), &schema[part]);
+        }
+    }
+    for parts in ["oneOf", "allOf"] {
+        for part in schema[parts].as_array().into_iter().flatten() {
+            says_something(name, part);
+        }
     }
 }
 
