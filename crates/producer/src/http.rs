@@ -33,6 +33,7 @@ use crate::{
     problem::Problem,
     server::Connection,
     share::{Claim, Pool},
+    snippet::{self, Snippets},
     split::split,
     tenants::{Grant, Tenants},
     writer::{Room, WriteError, Writer},
@@ -50,6 +51,7 @@ pub(crate) struct Collector {
     pub(crate) budget: Pool,
     pub(crate) turns: Pool,
     pub(crate) readiness: Readiness,
+    pub(crate) snippets: Snippets,
 }
 
 /// The answer to a batch that is durable.
@@ -68,6 +70,11 @@ pub(crate) fn router(collector: Arc<Collector>) -> Router {
     let get_only = || async { Problem::MethodNotAllowed { allow: "GET, HEAD" } };
     Router::new()
         .route("/v1/events/{source}", events)
+        .route("/v1/chatpulse.js", get(newest_snippet).fallback(get_only))
+        .route(
+            "/v1/chatpulse/{file}",
+            get(pinned_snippet).fallback(get_only),
+        )
         .route("/healthz", get(|| async { "ok\n" }).fallback(get_only))
         .route("/readyz", get(readyz).fallback(get_only))
         .route("/metrics", get(metrics).fallback(get_only))
@@ -128,6 +135,34 @@ async fn preflight(State(collector): State<Arc<Collector>>, request: Request) ->
     let (parts, _) = request.into_parts();
     let tenants = collector.tenants.snapshot();
     access::preflight(&tenants, &parts, collector.config.preflight_max_age)
+}
+
+/// `GET /v1/chatpulse.js`.
+async fn newest_snippet(State(collector): State<Arc<Collector>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    snippet(&collector, &parts, None).await
+}
+
+/// `GET /v1/chatpulse/{version}.js`.
+async fn pinned_snippet(
+    State(collector): State<Arc<Collector>>,
+    file: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    let file = file.map_or(String::new(), |Path(file)| file);
+    snippet(&collector, &parts, Some(&file)).await
+}
+
+/// The snippet for the tenant of the request's write key.
+async fn snippet(collector: &Collector, parts: &Parts, file: Option<&str>) -> Response {
+    match access::authenticate(&collector.tenants.snapshot(), parts) {
+        Ok(grant) => {
+            let snippet = collector.snippets.of(grant.tenant.snippet).await;
+            snippet::answer(snippet, &parts.headers, file)
+        }
+        Err(problem) => problem.into_response(),
+    }
 }
 
 impl Collector {

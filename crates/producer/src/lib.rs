@@ -10,6 +10,8 @@
 //! 202 only now
 //! ```
 //!
+//! `GET /v1/chatpulse.js` gives pages the script that sends (`snippet`).
+//!
 //! A client that gets no 202 sends the whole batch again. That is harmless: an event id, given or
 //! derived from the item, lets the enricher recognise what was stored already. (A refused item has
 //! no identity: sent twice, it counts as refused twice.)
@@ -25,6 +27,7 @@ mod problem;
 mod replay;
 mod server;
 mod share;
+mod snippet;
 mod split;
 pub mod tenants;
 mod writer;
@@ -43,6 +46,7 @@ pub use config::{ConfigError, ProducerConfig};
 pub use intake::Refused;
 pub use replay::{Progress, ReplayError, ReplayJob, ReplaySummary, replay};
 use share::{Pool, Shared};
+pub use snippet::Snippet;
 pub use tenants::Tenants;
 pub use writer::WriteError;
 use writer::Writer;
@@ -93,6 +97,7 @@ pub async fn run(
         budget: body::budget(&config),
         turns: Pool::new(Shared::Requests, config.max_requests.get(), 1),
         readiness: http::Readiness::new(Admin::new(&environment.kafka)?),
+        snippets: snippet::Snippets::new(environment.catalog),
         config: config.clone(),
     };
     let server = server::Server {

@@ -15,6 +15,11 @@ use crate::{share::Shared, split::SplitError};
 pub(crate) enum Problem {
     #[error("no such path; events go to POST /v1/events/{{source}}")]
     UnknownPath,
+    #[error(
+        "this version of the snippet is not served any more; take the new line from \
+         `chatpulse snippet --tenant ID`"
+    )]
+    UnknownSnippet,
     #[error("no source of that name; known sources are: {known}")]
     UnknownSource { known: String },
     #[error("this path takes {allow} only")]
@@ -83,6 +88,7 @@ impl Problem {
         match self {
             Self::UnknownPath => (S::NOT_FOUND, "unknown-path", "Unknown path"),
             Self::UnknownSource { .. } => (S::NOT_FOUND, "unknown-source", "Unknown source"),
+            Self::UnknownSnippet => (S::NOT_FOUND, "unknown-snippet", "Unknown snippet version"),
             Self::MethodNotAllowed { .. } => (
                 S::METHOD_NOT_ALLOWED,
                 "method-not-allowed",

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::page::{Callback, Page};
 use crate::event::{Actor, EventType, Phase, ScoreKind};
 
 /// Longest event name; characters.
@@ -56,6 +57,7 @@ pub(super) struct Document {
     pub(super) fields: BTreeMap<String, Treatment>,
     pub(super) events: BTreeMap<String, EventDefinition>,
     pub(super) observes: Observes,
+    pub(super) page: Option<Page>,
 }
 
 /// How the vendor's payload is told from others'.
@@ -320,6 +322,11 @@ impl Definition {
         &self.document.events
     }
 
+    /// How its events are heard in a page; absent where they come from elsewhere only.
+    pub fn page(&self) -> Option<&Page> {
+        self.document.page.as_ref()
+    }
+
     /// Every listed field by its path.
     pub fn fields(&self) -> &BTreeMap<String, Treatment> {
         &self.document.fields
@@ -347,6 +354,7 @@ impl Document {
         self.check_paths()?;
         self.check_events()?;
         self.check_properties()?;
+        self.check_page()?;
         self.check_observes()
     }
 
@@ -452,6 +460,30 @@ impl Document {
                     "events.{event:?}: more than {MAX_PROPERTIES} properties: drop fields"
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// What the page snippet makes of a hook must be what the paths read.
+    fn check_page(&self) -> Result<(), String> {
+        let Some(page) = &self.page else {
+            return Ok(());
+        };
+        let name = self.paths.name.first();
+        let plain = |key: &str| name == Some(&Path::Native(vec![key.to_owned()]));
+        if page == &Page::default() {
+            return Err("page: name a hook, or leave the table out".to_owned());
+        }
+        if page.data_layer && !matches!(name, Some(Path::Native(keys)) if keys.len() == 1) {
+            return Err("page.data_layer: the first of paths.name must be a plain key".to_owned());
+        }
+        let first = |callback: &Callback| callback.arguments.first().cloned();
+        if let Some(callback) = &page.callback
+            && !first(callback).is_some_and(|argument| plain(&argument))
+        {
+            return Err(
+                "page.callback: the first argument must be the first of paths.name".to_owned(),
+            );
         }
         Ok(())
     }

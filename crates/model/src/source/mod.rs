@@ -14,6 +14,7 @@ mod catalog;
 mod definition;
 mod json;
 mod mask;
+mod page;
 mod pseudonym;
 mod redact;
 mod time;
@@ -36,6 +37,7 @@ pub use definition::{
     Treatment,
 };
 pub use json::{MAX_DEPTH, MAX_KEYS};
+pub use page::{Callback, Listener, Page, PageRules};
 pub use pseudonym::{MIN_SALT_BYTES, PSEUDONYM_CHARS, Pseudonyms, SaltTooShort};
 pub use redact::{MAX_ID_CHARS, MAX_REDACTIONS, MAX_TEXT_CHARS};
 pub use time::{EARLIEST_MS, MAX_AHEAD_MS};

@@ -50,6 +50,9 @@ pub struct TenantEntry {
     /// Limits; what is left out has the default.
     #[serde(default)]
     pub limits: LimitsEntry,
+    /// The page snippet; what is left out has the default.
+    #[serde(default)]
+    pub snippet: SnippetEntry,
 }
 
 /// One write key or read token, known by its hash only.
@@ -76,6 +79,26 @@ pub struct LimitsEntry {
     pub burst: NonZeroU32,
     /// Size of one item; bytes.
     pub max_item_bytes: NonZeroUsize,
+}
+
+/// How the page snippet behaves on the tenant's pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnippetEntry {
+    /// Do nothing in a browser that is set to Do Not Track or Global Privacy Control.
+    pub respect_opt_out: bool,
+    /// Keep the session, and events that are not sent yet, in the browser's storage of the page's own
+    /// origin. Without it a session is one page, and what is not sent is lost with the page.
+    pub storage: bool,
+}
+
+impl Default for SnippetEntry {
+    fn default() -> Self {
+        Self {
+            respect_opt_out: true,
+            storage: true,
+        }
+    }
 }
 
 impl Default for LimitsEntry {
@@ -167,6 +190,7 @@ pub fn new_tenant(id: &str) -> Result<(TenantEntry, WriteKey), TenantsError> {
         }],
         read_tokens: Vec::new(),
         limits: LimitsEntry::default(),
+        snippet: SnippetEntry::default(),
     };
     Ok((entry, key))
 }

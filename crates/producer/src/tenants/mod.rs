@@ -18,7 +18,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-pub use file::{KeyEntry, LimitsEntry, ReadToken, TenantEntry, TenantsFile, WriteKey, new_tenant};
+pub use file::{
+    KeyEntry, LimitsEntry, ReadToken, SnippetEntry, TenantEntry, TenantsFile, WriteKey, new_tenant,
+};
 pub use snapshot::{Grant, ReadGrant, Snapshot, Tenant, WriteKeyError};
 
 /// The tenants of a file, always the last valid version of it. Cheap to read from many tasks.

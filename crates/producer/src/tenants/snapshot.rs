@@ -12,7 +12,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
 
 use super::{
     Invalid,
-    file::{KeyEntry, LimitsEntry, TenantEntry, TenantsFile, hash},
+    file::{KeyEntry, LimitsEntry, SnippetEntry, TenantEntry, TenantsFile, hash},
 };
 use crate::{origin::OriginPattern, share::Holdings};
 
@@ -55,6 +55,8 @@ pub struct Tenant {
     pub conversation_timeout: Duration,
     /// What the tenant may send.
     pub limits: LimitsEntry,
+    /// How the page snippet behaves on its pages.
+    pub snippet: SnippetEntry,
     pub(crate) pseudonyms: Pseudonyms,
     origins: Vec<OriginPattern>,
     limiter: Arc<DefaultDirectRateLimiter>,
@@ -225,6 +227,7 @@ impl Tenant {
             id: entry.id.clone(),
             conversation_timeout: entry.conversation_timeout,
             limits: entry.limits,
+            snippet: entry.snippet,
             pseudonyms,
             origins: origins.collect::<Result<_, _>>()?,
             limiter,
