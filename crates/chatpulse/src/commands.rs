@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     output,
     rejected::{self, RejectedCommand},
+    snippet::{self, SnippetArgs},
     stages::Stages,
     status::{self, Status},
 };
@@ -68,6 +69,8 @@ pub(crate) enum Command {
         after_help = "Example:\n  chatpulse rejected list --since 24h\n  chatpulse rejected replay --reason unknown_source"
     )]
     Rejected(RejectedCommand),
+    /// Prints the line that a website owner pastes, and its variants.
+    Snippet(SnippetArgs),
     /// Manages the tenants file.
     #[command(
         subcommand,
@@ -307,6 +310,9 @@ pub(crate) async fn run(
         Command::Report(command) => report(&stages, command).await?,
         Command::Rejected(command) => rejected::run(&stages, command).await?,
         Command::Audit(args) => return audit(&stages, args).await,
+        Command::Snippet(args) => {
+            snippet::run(&args, stages.catalog, &stages.config.producer)?;
+        }
         Command::Tenant(TenantCommand::Add {
             id,
             origins,

@@ -13,6 +13,7 @@ mod lag;
 mod local;
 mod output;
 mod rejected;
+mod snippet;
 mod stages;
 mod status;
 mod tokens;
