@@ -105,24 +105,8 @@ impl Browser {
             .wire
             .call(None, "Target.createBrowserContext", json!({}))
             .await;
-        let target = self
-            .wire
-            .call(
-                None,
-                "Target.createTarget",
-                json!({"url": "about:blank", "browserContextId": context["browserContextId"]}),
-            )
-            .await;
-        let attached = self
-            .wire
-            .call(
-                None,
-                "Target.attachToTarget",
-                json!({"targetId": target["targetId"], "flatten": true}),
-            )
-            .await;
-        let session = attached["sessionId"].as_str().expect("a session");
-        Page::new(self.wire.clone(), session.to_owned()).await
+        let context = context["browserContextId"].as_str().expect("a context");
+        Page::open(self.wire.clone(), context.to_owned()).await
     }
 }
 

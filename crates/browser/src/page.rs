@@ -53,6 +53,8 @@ impl Screen {
 /// A page. Everything it does that should worry a test is kept: see [`Page::problems`].
 pub struct Page {
     wire: Wire,
+    context: String,
+    target: String,
     session: String,
     seen: Arc<Mutex<Seen>>,
 }
@@ -65,7 +67,27 @@ struct Seen {
 }
 
 impl Page {
-    pub(crate) async fn new(wire: Wire, session: String) -> Page {
+    /// A new page in a browser context.
+    pub(crate) async fn open(wire: Wire, context: String) -> Page {
+        let target = wire
+            .call(
+                None,
+                "Target.createTarget",
+                json!({"url": "about:blank", "browserContextId": context}),
+            )
+            .await;
+        let target = target["targetId"].as_str().expect("a target").to_owned();
+        let attached = wire
+            .call(
+                None,
+                "Target.attachToTarget",
+                json!({"targetId": target, "flatten": true}),
+            )
+            .await;
+        let session = attached["sessionId"]
+            .as_str()
+            .expect("a session")
+            .to_owned();
         let mut events = wire.listen(&session);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let notes = seen.clone();
@@ -76,6 +98,8 @@ impl Page {
         });
         let page = Page {
             wire,
+            context,
+            target,
             session,
             seen,
         };
@@ -84,6 +108,33 @@ impl Page {
         }
         page.show_on(Screen::DESKTOP).await;
         page
+    }
+
+    /// Another page with the same cookies and storage, as a tab beside this one.
+    pub async fn tab(&self) -> Page {
+        Page::open(self.wire.clone(), self.context.clone()).await
+    }
+
+    /// Closes the page, as its visitor does.
+    pub async fn close(self) {
+        let target = json!({"targetId": self.target});
+        self.wire.call(None, "Target.closeTarget", target).await;
+    }
+
+    /// Ends the page's process at once: no handler of the page runs any more.
+    pub async fn crash(self) {
+        // It answers no more.
+        let crash = self.call("Page.crash", json!({}));
+        let _ = tokio::time::timeout(Duration::from_secs(1), crash).await;
+        let target = json!({"targetId": self.target});
+        self.wire.call(None, "Target.closeTarget", target).await;
+    }
+
+    /// Runs a script in every page that is loaded from now on, before the page's own.
+    pub async fn run_first(&self, script: &str) {
+        let source = json!({"source": script});
+        self.call("Page.addScriptToEvaluateOnNewDocument", source)
+            .await;
     }
 
     async fn call(&self, method: &str, params: Value) -> Value {

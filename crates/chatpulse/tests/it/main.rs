@@ -6,4 +6,5 @@ mod demo;
 mod kill;
 mod process;
 mod rejected;
+mod snippet;
 mod tokens;

@@ -4,7 +4,10 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Mutex,
+        mpsc::{Receiver, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -53,7 +56,7 @@ pub(crate) fn add_tenant(data_dir: &Path) -> String {
 /// `chatpulse serve`, running.
 pub(crate) struct Serve {
     child: Child,
-    lines: Receiver<String>,
+    lines: Mutex<Receiver<String>>,
     pub(crate) producer: String,
     pub(crate) dashboard: String,
     pub(crate) clickhouse: String,
@@ -82,7 +85,7 @@ impl Serve {
         });
         let mut serve = Self {
             child,
-            lines,
+            lines: Mutex::new(lines),
             producer: String::new(),
             dashboard: String::new(),
             clickhouse: String::new(),
@@ -105,6 +108,8 @@ impl Serve {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = self
                 .lines
+                .get_mut()
+                .unwrap()
                 .recv_timeout(left)
                 .unwrap_or_else(|error| panic!("no line {what:?} from chatpulse serve: {error}"));
             if let Some(rest) = line.trim().strip_prefix(what) {

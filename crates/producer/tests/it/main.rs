@@ -9,5 +9,6 @@ mod broker;
 mod replay;
 mod service;
 mod share;
+mod snippet;
 mod support;
 mod tenants;
