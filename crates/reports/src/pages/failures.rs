@@ -10,7 +10,8 @@ use crate::failures::{Failure, Reason};
 use crate::health::TenantHealth;
 use crate::text::{grouped, one_line};
 
-/// Most reasons that are listed.
+/// Reasons that are listed at once, and most that are listed besides.
+const FIRST_REASONS: usize = 10;
 const MOST_REASONS: usize = 100;
 
 /// What the page shows below its head.
@@ -42,14 +43,27 @@ pub(super) fn reasons(reasons: &[Reason]) -> Markup {
     if reasons.is_empty() {
         return html! { p.empty { "Nothing was rejected in this time." } };
     }
-    let widest = reasons
-        .iter()
-        .map(|reason| reason.rejected)
-        .max()
-        .unwrap_or(0) as f64;
+    let (shown, more) = reasons.split_at(reasons.len().min(FIRST_REASONS));
+    let more = &more[..more.len().min(MOST_REASONS)];
+    let widest = reasons.iter().map(|reason| reason.rejected).max();
+    html! {
+        (reason_table("Rejected by source and reason", shown, widest))
+        @if !more.is_empty() {
+            details #more-reasons {
+                summary { "Show " (more.len()) " more" }
+                (reason_table("Rejected by source and reason, continued", more, widest))
+            }
+        }
+        @if reasons.len() > shown.len() + more.len() {
+            p.quiet.small { (shown.len() + more.len()) " of " (reasons.len()) "; the API has all." }
+        }
+    }
+}
+
+fn reason_table(caption: &str, reasons: &[Reason], widest: Option<u64>) -> Markup {
     let table = html! {
         table.fold role="table" {
-            caption.unseen { "Rejected by source and reason" }
+            caption.unseen { (caption) }
             thead role="rowgroup" { tr role="row" {
                 th scope="col" role="columnheader" { "Reason" }
                 th scope="col" role="columnheader" { "Source" }
@@ -57,21 +71,18 @@ pub(super) fn reasons(reasons: &[Reason]) -> Markup {
                 th.n scope="col" role="columnheader" { "Rejected" }
                 th.n scope="col" role="columnheader" { "Last" }
             } }
-            tbody role="rowgroup" { @for reason in reasons.iter().take(MOST_REASONS) {
+            tbody role="rowgroup" { @for reason in reasons {
                 tr role="row" data-key={ "reason-" (reason.source) "-" (reason.reason) } {
                     th scope="row" role="rowheader" { (foreign(&reason.reason)) }
                     td role="cell" data-label="Source" { (foreign(&reason.source)) }
-                    td.bars role="cell" { (chart::parts(&[Part { tone: "t-rejected", value: reason.rejected as f64 }], widest)) }
+                    td.bars role="cell" { (chart::parts(&[Part { tone: "t-rejected", value: reason.rejected as f64 }], widest.unwrap_or(0) as f64)) }
                     td.n role="cell" data-label="Rejected" { (grouped(reason.rejected.into())) }
                     td.n role="cell" data-label="Last" { (time(reason.last_received)) }
                 }
             } }
         }
     };
-    html! {
-        (scroll("Rejected by source and reason", &table))
-        @if reasons.len() > MOST_REASONS { p.quiet.small { (MOST_REASONS) " of " (reasons.len()) "; the API has all." } }
-    }
+    scroll(caption, &table)
 }
 
 /// Rejected records, newest first.
