@@ -8,11 +8,17 @@ use crate::support::{
     store,
 };
 
-const FILLS: [&str; 4] = [
+/// Every view that fills a table, those that read what another fills last.
+const FILLS: [&str; 9] = [
     "conversation_facts_fill",
     "event_health_fill",
     "rejections_fill",
     "session_sequences_fill",
+    "conversation_starts_fill",
+    "session_starts_fill",
+    "event_health_hour_fill",
+    "event_health_day_fill",
+    "rejections_hour_fill",
 ];
 
 /// Outcomes of every kind at the offsets from `first`, over two months of receipt.
@@ -52,6 +58,15 @@ async fn state(client: &Client) -> Vec<u64> {
         "SELECT sum(duplicate) FROM event_health",
         "SELECT sum(rejected) FROM event_health",
         "SELECT toUInt64(quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(receive_latency)[1]) FROM event_health",
+        "SELECT sum(sipHash64(hour, event_type) * received) FROM event_health_hour",
+        "SELECT sum(1000000 * accepted + 1000 * duplicate + rejected) FROM event_health_hour",
+        "SELECT toUInt64(quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(receive_latency)[2]) FROM event_health_hour",
+        "SELECT sum(sipHash64(day, event_type) * received) FROM event_health_day",
+        "SELECT sum(1000000 * accepted + 1000 * duplicate + rejected) FROM event_health_day",
+        "SELECT toUInt64(quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(receive_latency)[2]) FROM event_health_day",
+        "SELECT sum(sipHash64(hour, reason) * rejected) FROM rejections_hour",
+        "SELECT uniqExact(tenant, source, hour, id) FROM conversation_starts",
+        "SELECT uniqExact(tenant, source, hour, id) FROM session_starts",
         "SELECT count() FROM rejections",
         "SELECT sum(sipHash64(partition, offset)) FROM rejections",
         "SELECT sum(arrived) FROM sessions",
@@ -155,16 +170,19 @@ async fn what_died_between_table_and_views_is_completed() {
     let store = store("insert_between").await;
     let client = client("insert_between");
     insert(&store, "first", &block(0, 100)).await;
-    // Each number of views that had been served when the first attempt died.
-    for missing in 1..=FILLS.len() {
-        let token = format!("died-{missing}");
-        let offset = 100 * missing as i64;
-        let rows = block(offset, 100);
-        for fill in &FILLS[..missing] {
+    // The views that had not been served when the first attempt died: those before each number, and
+    // those from it on.
+    let cuts = (1..=FILLS.len()).flat_map(|n| [&FILLS[..n], &FILLS[n - 1..]]);
+    let mut blocks = 1;
+    for missing in cuts {
+        let token = format!("died-{blocks}");
+        let rows = block(100 * blocks, 100);
+        blocks += 1;
+        for fill in missing {
             execute(&client, &format!("DETACH TABLE {fill}")).await;
         }
         insert(&store, &token, &rows).await;
-        for fill in &FILLS[..missing] {
+        for fill in missing {
             execute(&client, &format!("ATTACH TABLE {fill}")).await;
         }
         insert(&store, &token, &rows).await;
@@ -172,8 +190,8 @@ async fn what_died_between_table_and_views_is_completed() {
     }
     let interrupted = state(&client).await;
     let smooth = self::store("insert_smooth").await;
-    for (token, offset) in [("a", 0), ("b", 100), ("c", 200), ("d", 300), ("e", 400)] {
-        insert(&smooth, token, &block(offset, 100)).await;
+    for number in 0..blocks {
+        insert(&smooth, &format!("{number}"), &block(100 * number, 100)).await;
     }
     assert_eq!(interrupted, state(&self::client("insert_smooth")).await);
 }
