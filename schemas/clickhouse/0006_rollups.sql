@@ -115,7 +115,9 @@ SELECT
     quantilesDDMergeState(0.01, 0.5, 0.95, 0.99)(h.queryable_latency)
 FROM event_health AS h
 GROUP BY tenant, source, hour, event_type, source_event, documented
-SETTINGS insert_deduplicate = 0;
+-- In the order of the table, some rows at a time: a state is large in memory.
+SETTINGS insert_deduplicate = 0, optimize_aggregation_in_order = 1, max_threads = 1, max_block_size = 8192,
+         max_insert_block_size = 32768, min_insert_block_size_rows = 32768, min_insert_block_size_bytes = 0;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_health_hour_fill TO event_health_hour AS
 SELECT
@@ -196,3 +198,120 @@ GROUP BY tenant, source, hour, conversation_id SETTINGS insert_deduplicate = 0;
 INSERT INTO session_starts (tenant, source, hour, id)
 SELECT tenant, source, toStartOfHour(first_received_at) AS hour, session_id FROM session_sequences
 GROUP BY tenant, source, hour, session_id SETTINGS insert_deduplicate = 0;
+
+-- conversation_rollup: what the conversations that started in an hour or a day come to, per source
+-- and dimension: '' all of them, 'widget' and 'language' by that. One row is replaced as a whole, the
+-- one computed last counting, so that nothing is left of a group that is no more; a cohort that lost
+-- its last conversation has a row with none. Figures are those of conversation_metrics_as_of: sums,
+-- and every single duration, since percentiles of percentiles there are none.
+CREATE TABLE IF NOT EXISTS conversation_rollup
+(
+    tenant            LowCardinality(String),
+    unit              Enum8('hour' = 1, 'day' = 2),
+    dimension         LowCardinality(String) COMMENT 'widget, language, or empty: not taken apart',
+    cohort            DateTime('UTC') COMMENT 'Start of the hour or day in which the conversations started',
+    source            LowCardinality(String),
+    as_of             DateTime64(3, 'UTC') COMMENT 'When they were judged; the same until next_change_at',
+    read_at           DateTime64(3, 'UTC') COMMENT 'Events inserted before are counted; the clock of ClickHouse',
+    computed_at       DateTime64(6, 'UTC') COMMENT 'The last row of a key counts; the clock of ClickHouse',
+    conversations     UInt64,
+    open              UInt64 COMMENT 'Conversations not closed',
+    next_change_at    Nullable(DateTime64(3, 'UTC')) COMMENT 'When time alone changes a figure next',
+    settles_at        Nullable(DateTime64(3, 'UTC')) COMMENT 'When the last open conversation closes if it stays silent',
+    reopen_settles_at Nullable(DateTime64(3, 'UTC')) COMMENT 'When the last close is 7 days old, where it is not',
+    figures           Array(Tuple(
+                          value         LowCardinality(String),
+                          conversations UInt64,
+                          metrics       Array(LowCardinality(String)),
+                          kinds         Array(LowCardinality(String)),
+                          observed      Array(UInt64),
+                          numerators    Array(Nullable(Int64)),
+                          denominators  Array(Nullable(Int64)),
+                          durations     Array(Array(Int64))))
+                      COMMENT 'Per widget or language; one element per metric. observed: conversations whose source can show it; durations: every one, ms',
+    INDEX next_change next_change_at TYPE minmax GRANULARITY 1
+)
+ENGINE = {engine:ReplacingMergeTree}(computed_at)
+PARTITION BY toYYYYMM(cohort)
+ORDER BY (tenant, unit, dimension, cohort, source)
+SETTINGS index_granularity = 128
+COMMENT 'Conversation metrics by hour and day of the start';
+
+-- session_rollup: page sessions by the hour in which their first event was received.
+CREATE TABLE IF NOT EXISTS session_rollup
+(
+    tenant      LowCardinality(String),
+    hour        DateTime('UTC'),
+    source      LowCardinality(String),
+    computed_at DateTime64(6, 'UTC') COMMENT 'The last row of a key counts; the clock of ClickHouse',
+    sessions    UInt64,
+    arrived     UInt64 COMMENT 'Distinct sequence numbers that arrived',
+    lost        UInt64 COMMENT 'Sequence numbers missing below the highest of their session'
+)
+ENGINE = {engine:ReplacingMergeTree}(computed_at)
+PARTITION BY toYYYYMM(hour)
+ORDER BY (tenant, hour, source)
+SETTINGS index_granularity = 1024
+COMMENT 'Losses in the browser by hour';
+
+-- restatements: figures of days that had settled (over, and nothing open) and are now others.
+CREATE TABLE IF NOT EXISTS restatements
+(
+    tenant            LowCardinality(String),
+    day               Date,
+    source            LowCardinality(String),
+    metric            LowCardinality(String),
+    kind              LowCardinality(String),
+    old_n             UInt64,
+    new_n             UInt64,
+    old_numerator     Nullable(Int64),
+    new_numerator     Nullable(Int64),
+    old_denominator   Nullable(Int64),
+    new_denominator   Nullable(Int64),
+    old_median_ms     Nullable(Float64),
+    new_median_ms     Nullable(Float64),
+    settled_as_of     DateTime64(3, 'UTC') COMMENT 'When the old figure was judged',
+    restated_as_of    DateTime64(3, 'UTC') COMMENT 'When the new one was',
+    late_events       UInt64 COMMENT 'Accepted events of conversations of that day inserted in between; 0: a definition or setting changed',
+    first_occurred_at Nullable(DateTime64(3, 'UTC')),
+    last_occurred_at  Nullable(DateTime64(3, 'UTC')),
+    last_received_at  Nullable(DateTime64(3, 'UTC'))
+)
+ENGINE = {engine:ReplacingMergeTree}(restated_as_of)
+-- A change that is found again, because a run died before it was done, is the same row.
+ORDER BY (tenant, day, source, metric, settled_as_of)
+SETTINGS index_granularity = 1024
+COMMENT 'Figures of settled days that changed';
+
+-- rollup_work: what the runs of the job have set themselves to do.
+CREATE TABLE IF NOT EXISTS rollup_work
+(
+    run     String,
+    of      Enum8('hour' = 1, 'day' = 2, 'session' = 3) COMMENT 'Conversations of an hour or a day, or page sessions of an hour',
+    chunk   UInt32 COMMENT 'From 1; 0: found, and not yet cut into chunks',
+    tenant  LowCardinality(String),
+    source  LowCardinality(String),
+    at      DateTime('UTC') COMMENT 'Start of the hour or day',
+    made_at DateTime DEFAULT now()
+)
+ENGINE = {engine:MergeTree}
+ORDER BY (run, of, chunk, tenant, source, at)
+TTL made_at + INTERVAL 1 DAY
+COMMENT 'Cohorts that runs of the roll-up job compute';
+
+-- rollup_runs: runs that are done. What was inserted well before the start of the last one is counted.
+CREATE TABLE IF NOT EXISTS rollup_runs
+(
+    read_at       DateTime64(3, 'UTC') COMMENT 'Start, by the clock of ClickHouse',
+    as_of         DateTime64(3, 'UTC') COMMENT 'When conversations were judged',
+    definitions   UInt64 COMMENT 'Hash of views, sources and settings: with others all is computed anew',
+    hours         UInt64 COMMENT 'Hours of conversations computed, per tenant and source',
+    days          UInt64 COMMENT 'Days of conversations',
+    session_hours UInt64 COMMENT 'Hours of page sessions',
+    restatements  UInt64 COMMENT 'Figures of settled days that changed',
+    done_at       DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+)
+ENGINE = {engine:MergeTree}
+ORDER BY read_at
+TTL toDateTime(read_at) + INTERVAL 30 DAY
+COMMENT 'Runs of the roll-up job that are done';

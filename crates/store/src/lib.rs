@@ -20,6 +20,7 @@ mod queries;
 mod readers;
 mod reference;
 mod rejected;
+mod rollup;
 mod rows;
 mod views;
 
@@ -37,6 +38,7 @@ pub use queries::{
 };
 pub use readers::{Reader, access_statements};
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};
+pub use rollup::RolledUp;
 pub use rows::{EventRow, OUTCOME_LOST, REFUSED_BY_STORE, UndecodableOutcome};
 
 use std::future::Future;

@@ -38,8 +38,9 @@ WITH
             arraySort(arrayMap(m -> toUnixTimestamp64Milli(m.at), arrayFilter(m -> m.type = 'agent.joined', marks))) AS joins,
             arraySort(arrayMap(m -> toUnixTimestamp64Milli(m.at), arrayFilter(m -> m.type = 'agent.left', marks))) AS leaves,
             arraySort(arrayMap(m -> toUnixTimestamp64Milli(m.at), arrayFilter(m -> m.type = 'bot.resumed', marks))) AS returns,
-            arraySort(arrayFilter(at -> at <= as_of_ms, arrayMap(m -> toUnixTimestamp64Milli(m.at),
-                arrayFilter(m -> m.type IN ('conversation.ended', 'conversation.deleted'), marks)))) AS closes,
+            arraySort(arrayMap(m -> toUnixTimestamp64Milli(m.at),
+                arrayFilter(m -> m.type IN ('conversation.ended', 'conversation.deleted'), marks))) AS all_closes,
+            arrayFilter(at -> at <= as_of_ms, all_closes) AS closes,
             arraySort(arrayConcat(agent, joins)) AS humans,
             arrayFilter(s -> s.kind IN ('stars', 'thumbs'), scores) AS rating_set,
             arrayMap(s -> s.value, arrayFilter(s -> s.kind = 'nps', scores)) AS nps_scores
@@ -90,8 +91,8 @@ WITH
             -- A human began where the first join or agent's message is before all that visitor and bot did.
             human AND arrayAll(at -> humans[1] < at, arrayConcat(visitor, bot, requests)) AS started_by_human,
             notEmpty(visitor) AND (notEmpty(bot) OR requested) AND NOT started_by_human AS in_b,
-            notEmpty(closes)
-                OR last_ms + 1000 * if(ifNull(timeout_seconds, 0) = 0, 86400, timeout_seconds) <= as_of_ms AS closed,
+            last_ms + 1000 * if(ifNull(timeout_seconds, 0) = 0, 86400, timeout_seconds) AS silent_ms,
+            notEmpty(closes) OR silent_ms <= as_of_ms AS closed,
             in_b AND closed AS in_c,
             -- "Not before": an answer at the very millisecond of the last question is one.
             notEmpty(visitor) AND NOT arrayExists(at -> at >= visitor[-1], answers) AS unanswered,
@@ -151,6 +152,16 @@ SELECT
     fromUnixTimestamp64Milli(arrayElementOrNull(closes, -1), 'UTC') AS last_close_at,
     arrayExists(m -> m.type = 'conversation.deleted', marks) AS deleted,
     closed AS is_closed,
+
+    -- What time alone will change: an open conversation closes by silence, a close becomes old enough
+    -- for reopen_rate, a close that is ahead of as_of comes. NULL where that is past. changes_at is the
+    -- first of them: until then the row is the same for every later as_of.
+    if(closed, NULL, fromUnixTimestamp64Milli(silent_ms, 'UTC')) AS closes_by_silence_at,
+    fromUnixTimestamp64Milli(arrayFirstOrNull(at -> at > as_of_ms,
+        arrayMap(at -> at + 604800000, arraySlice(closes, 1, 1))), 'UTC') AS reopen_judged_at,
+    fromUnixTimestamp64Milli(arrayElementOrNull(arraySort(arrayFilter(at -> at > as_of_ms,
+        arrayConcat(if(closed, [], [silent_ms]), arrayMap(at -> at + 604800000, arraySlice(closes, 1, 1)), all_closes))), 1),
+        'UTC') AS changes_at,
 
     -- B, C and the exclusive outcomes of C.
     if(sees_b, in_b, NULL) AS is_bot_conversation,

@@ -14,7 +14,13 @@ SELECT
     m.kind AS kind,
     m.numerator AS numerator,
     if(m.numerator IS NULL, NULL, m.denominator) AS denominator,
-    m.duration_ms AS duration_ms
+    m.duration_ms AS duration_ms,
+    c.widgets AS widgets,
+    c.languages AS languages,
+    c.is_closed AS is_closed,
+    c.closes_by_silence_at AS closes_by_silence_at,
+    c.reopen_judged_at AS reopen_judged_at,
+    c.changes_at AS changes_at
 FROM {db}.conversations_as_of(as_of = {as_of:DateTime64(3, 'UTC')}) AS c
 ARRAY JOIN CAST(
     [
