@@ -31,6 +31,9 @@ ARRAY JOIN CAST(
         ('total_messages', 'count', total_messages, NULL, NULL),
         ('reported_total', 'count', reported_total, NULL, NULL),
         ('message_gap', 'count', message_gap, NULL, NULL),
+        -- Of the conversations whose total was reported. Too much in one makes up for nothing in another.
+        ('messages_missing', 'count', if(message_gap IS NULL, NULL, greatest(message_gap, 0)), NULL, NULL),
+        ('conversations_with_gap', 'count', message_gap > 0, NULL, NULL),
         ('bot_conversations', 'count', is_bot_conversation, NULL, NULL),
         ('closed_bot_conversations', 'count', is_closed_bot_conversation, NULL, NULL),
 

@@ -1,11 +1,13 @@
 //! Conversation metrics, by cohorts: the conversations that started in a span.
 
 use clickhouse::Row;
+use clickhouse::query::Query;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, Window};
+use super::{Span, Unit, Window};
 use crate::Store;
 use crate::error::StoreError;
+use crate::rollup::SETTLING_MS;
 
 /// Which conversations to measure, and when to judge them.
 #[derive(Debug, Clone, Copy)]
@@ -177,93 +179,89 @@ impl Store {
         self.within("reading metrics", query.fetch_all()).await
     }
 
-    /// Every metric of the conversations of the tenant that started in the span (hours or days).
+    /// Every metric of the conversations of the tenant that started in the span (hours or days), as of
+    /// the last roll-up.
     pub async fn figures(
         &self,
         tenant: &str,
         span: Span,
         breakdown: Breakdown,
     ) -> Result<Vec<Figure>, StoreError> {
-        let unit = span.unit.start_of();
-        let (source, at, value) = match breakdown {
-            Breakdown::Source => ("toNullable(toString(m.source))", "NULL", "NULL"),
-            Breakdown::Time => (
-                "NULL",
-                "toNullable(toInt64(toUnixTimestamp(UNIT(m.started_at))) * 1000)",
-                "NULL",
+        let (dimension, keys, groups) = match breakdown {
+            Breakdown::Source => (
+                "",
+                "toNullable(toString(r.source)) AS source, NULL AS at_ms, NULL AS value",
+                "GROUPING SETS ((source, metric, kind), (metric, kind))",
             ),
-            Breakdown::Widget => ("NULL", "NULL", "toNullable(v.widget)"),
-            Breakdown::Language => ("NULL", "NULL", "toNullable(v.language)"),
+            Breakdown::Time => (
+                "",
+                "NULL AS source, toNullable(toInt64(toUnixTimestamp(r.cohort)) * 1000) AS at_ms, NULL AS value",
+                "at_ms, metric, kind",
+            ),
+            Breakdown::Widget => ("widget", BY_VALUE, "value, metric, kind"),
+            Breakdown::Language => ("language", BY_VALUE, "value, metric, kind"),
         };
-        let at = at.replace("UNIT", unit);
-        let groups = if breakdown == Breakdown::Source {
-            "GROUPING SETS ((source, metric, kind), (metric, kind))"
+        let rows = cohorts(span, dimension);
+        let unit_ms = span.unit.ms();
+        let until_ms = span.window.until_ms;
+        // Of a unit of time its own end counts, else that of the window.
+        let until_ms = if breakdown == Breakdown::Time {
+            0
         } else {
-            "source, at_ms, value, metric, kind"
+            until_ms
+        };
+        let limit = match breakdown {
+            Breakdown::Widget | Breakdown::Language => {
+                format!("ORDER BY size DESC, value LIMIT {MAX_GROUPS} BY metric")
+            }
+            Breakdown::Source | Breakdown::Time => String::new(),
         };
         let sql = format!(
-            "WITH fromUnixTimestamp64Milli(toInt64(?), 'UTC') AS since,
-                  fromUnixTimestamp64Milli(toInt64(?), 'UTC') AS until
-             SELECT
-                 CAST({source} AS Nullable(String)) AS source,
-                 CAST({at} AS Nullable(Int64)) AS at_ms,
-                 CAST({value} AS Nullable(String)) AS value,
-                 m.metric AS metric,
-                 m.kind AS kind,
-                 countIf(m.numerator IS NOT NULL) > 0 AS observable,
-                 if(m.kind = 'duration', countIf(m.duration_ms IS NOT NULL), countIf(m.numerator IS NOT NULL)) AS n,
-                 if(m.kind = 'duration', NULL, sum(m.numerator)) AS numerator,
-                 sum(m.denominator) AS denominator,
-                 if(m.kind IN ('rate', 'score'), numerator / nullIf(denominator, 0), NULL) AS rate,
-                 quantilesExactInclusiveIf(0.5, 0.9, 0.95)(assumeNotNull(m.duration_ms), m.duration_ms IS NOT NULL) AS quantiles,
-                 if(m.kind = 'duration' AND n > 0, quantiles[1], NULL) AS median_ms,
-                 if(m.kind = 'duration' AND n > 0, quantiles[2], NULL) AS p90_ms,
-                 if(m.kind = 'duration' AND n > 0, quantiles[3], NULL) AS p95_ms,
-                 until + INTERVAL 7 DAY > now64(3) AS provisional
-             FROM conversation_metrics_as_of(as_of = now64(3, 'UTC')) AS m
-             LEFT JOIN (
-                 SELECT tenant, source, conversation_id,
-                        multiIf(empty(widgets), '', length(widgets) > 1, '(several)', widgets[1]) AS widget,
-                        multiIf(empty(languages), '', length(languages) > 1, '(several)', languages[1]) AS language
-                 FROM conversations WHERE tenant = ?
-             ) AS v ON v.tenant = m.tenant AND v.source = m.source AND v.conversation_id = m.conversation_id
-             WHERE m.tenant = ? AND m.started_at >= since AND m.started_at < until
-             GROUP BY {groups}
-             ORDER BY source NULLS FIRST, at_ms, value, metric
-             LIMIT {MAX_GROUPS} BY metric
-             SETTINGS group_by_use_nulls = 1"
+            "WITH (SELECT toUnixTimestamp64Milli(as_of) FROM rollup_runs ORDER BY read_at DESC LIMIT 1) AS as_of_ms
+             SELECT CAST(source AS Nullable(String)) AS source, CAST(at_ms AS Nullable(Int64)) AS at_ms,
+                    CAST(value AS Nullable(String)) AS value, metric, kind,
+                    toBool(observed > 0) AS observable,
+                    if(kind = 'duration', durations, observed) AS n,
+                    if(kind = 'duration', NULL, numerator) AS numerator,
+                    denominator,
+                    if(kind IN ('rate', 'score'), numerator / nullIf(denominator, 0), NULL) AS rate,
+                    if(durations > 0, quantiles[1], NULL) AS median_ms,
+                    if(durations > 0, quantiles[2], NULL) AS p90_ms,
+                    if(durations > 0, quantiles[3], NULL) AS p95_ms,
+                    toBool(ifNull(changing, 1)) AS provisional
+             FROM (
+                 SELECT {keys}, toString(r.f.1) AS metric, toString(r.f.2) AS kind,
+                        sum(r.g.conversations) AS size,
+                        sum(r.f.3) AS observed, sum(r.f.4) AS numerator, sum(r.f.5) AS denominator,
+                        sum(length(r.f.6)) AS durations,
+                        quantilesExactInclusiveArray(0.5, 0.9, 0.95)(r.f.6) AS quantiles,
+                        max(r.open > 0 OR (metric = 'reopen_rate' AND r.reopen_settles_at IS NOT NULL)
+                            OR greatest(toInt64(toUnixTimestamp(r.cohort)) * 1000 + {unit_ms}, {until_ms}) + {SETTLING_MS}
+                               > as_of_ms) AS changing
+                 FROM ({rows}) AS r
+                 GROUP BY {groups})
+             {limit}",
         );
-        let sql = format!(
-            "SELECT source, at_ms, value, assumeNotNull(metric) AS metric, assumeNotNull(kind) AS kind, observable, n, numerator, denominator, rate,
-                    median_ms, p90_ms, p95_ms, provisional FROM ({sql})"
-        );
-        let query = self
-            .client
-            .query(&sql)
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms)
-            .bind(tenant)
-            .bind(tenant);
+        let sql =
+            format!("SELECT * FROM ({sql}) ORDER BY source NULLS FIRST, at_ms, value, metric");
+        let query = rolled_up(self.client.query(&sql).bind(tenant));
         self.within("reading metrics", query.fetch_all()).await
     }
 
     /// How far the cohorts of the span are.
     pub async fn cohort_state(&self, tenant: &str, span: Span) -> Result<CohortState, StoreError> {
-        let query = self
-            .client
-            .query(
-                "SELECT if(count() > 0, toUnixTimestamp64Milli(now64(3)), NULL) AS as_of_ms,
-                        count() AS conversations,
-                        countIf(NOT is_closed) AS open,
-                        CAST(NULL AS Nullable(Int64)) AS settles_at_ms,
-                        CAST(NULL AS Nullable(Int64)) AS reopen_settles_at_ms
-                 FROM conversations AS c
-                 WHERE c.tenant = ? AND c.started_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                   AND c.started_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')",
-            )
-            .bind(tenant)
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms);
+        let sql = format!(
+            "SELECT (SELECT toNullable(toUnixTimestamp64Milli(as_of)) FROM rollup_runs ORDER BY read_at DESC LIMIT 1)
+                        AS as_of_ms,
+                    sum(r.conversations) AS conversations, sum(r.open) AS open,
+                    toUnixTimestamp64Milli(max(r.settles_at)) AS settles_at_ms,
+                    toUnixTimestamp64Milli(max(r.reopen_settles_at)) AS reopen_settles_at_ms
+             FROM conversation_rollup AS r FINAL
+             WHERE r.tenant = ? AND r.unit = '{}' AND r.dimension = '' AND {}",
+            span.unit.cohorts(),
+            span.on("r.cohort"),
+        );
+        let query = rolled_up(self.client.query(&sql).bind(tenant));
         self.within("reading the state of cohorts", query.fetch_one())
             .await
     }
@@ -271,11 +269,51 @@ impl Store {
     /// Restated figures of the days in the window, the newest restatement first, from `skip` on.
     pub async fn restatements(
         &self,
-        _tenant: &str,
-        _window: Window,
-        (_skip, _limit): (u64, u32),
+        tenant: &str,
+        window: Window,
+        (skip, limit): (u64, u32),
     ) -> Result<Vec<Restatement>, StoreError> {
-        // Filled with the roll-ups (0006).
-        Ok(Vec::new())
+        let days = Span {
+            window,
+            unit: Unit::Day,
+        };
+        let sql = format!(
+            "SELECT toInt64(toUnixTimestamp(r.day)) * 1000 AS day_ms, r.source AS source, r.metric AS metric,
+                    r.kind AS kind, old_n, new_n, old_numerator, new_numerator, old_denominator, new_denominator,
+                    old_median_ms, new_median_ms,
+                    toUnixTimestamp64Milli(r.settled_as_of) AS settled_as_of_ms,
+                    toUnixTimestamp64Milli(r.restated_as_of) AS restated_as_of_ms,
+                    late_events,
+                    toUnixTimestamp64Milli(r.first_occurred_at) AS first_occurred_ms,
+                    toUnixTimestamp64Milli(r.last_occurred_at) AS last_occurred_ms,
+                    toUnixTimestamp64Milli(r.last_received_at) AS last_received_ms
+             FROM restatements AS r FINAL
+             WHERE r.tenant = ? AND {}
+             ORDER BY restated_as_of_ms DESC, day_ms DESC, source, metric, settled_as_of_ms DESC
+             LIMIT ? OFFSET ?",
+            days.on_days("r.day"),
+        );
+        let query = self.client.query(&sql).bind(tenant).bind(limit).bind(skip);
+        self.within("reading restatements", query.fetch_all()).await
     }
+}
+
+const BY_VALUE: &str = "NULL AS source, NULL AS at_ms, toNullable(toString(r.g.value)) AS value";
+
+/// Rows of `conversation_rollup` of a tenant (to be bound) in a span, one per figure: `f` is metric,
+/// kind, observed, numerator, denominator and durations, `g` the group that it is of.
+pub(super) fn cohorts(span: Span, dimension: &str) -> String {
+    let (unit, inside) = (span.unit.cohorts(), span.on("cohort"));
+    format!(
+        "SELECT source, cohort, open, reopen_settles_at, g, f
+         FROM conversation_rollup FINAL
+         ARRAY JOIN figures AS g
+         ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f
+         WHERE tenant = ? AND unit = '{unit}' AND dimension = '{dimension}' AND {inside}"
+    )
+}
+
+/// Settings for reading what the job wrote: the last row of a key stands in one partition.
+pub(super) fn rolled_up(query: Query) -> Query {
+    query.with_setting("do_not_merge_across_partitions_select_final", "1")
 }

@@ -3,7 +3,8 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, Window};
+use super::cohorts::{cohorts, rolled_up};
+use super::{Span, Unit, Window};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -149,11 +150,9 @@ const MAX_POINTS: u32 = 50_000;
 impl Store {
     /// Delivery in the span: of the tenant, of each source, and of each type of each source.
     pub async fn health(&self, tenant: &str, span: Span) -> Result<Vec<HealthRow>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "WITH
-                     toInt64(toUnixTimestamp(minute)) * 1000 AS at,
+        let (table, column, inside) = span.health();
+        let sql = format!(
+            "WITH
                      quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive,
                      quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable
                  SELECT
@@ -167,17 +166,15 @@ impl Store {
                      sum(h.clock_ahead) AS clock_ahead,
                      arrayFilter(ms -> isFinite(ms), receive) AS receive_ms,
                      arrayFilter(ms -> isFinite(ms), queryable) AS queryable_ms,
-                     max(at) AS last_received_ms
-                 FROM event_health AS h
-                 WHERE h.tenant = ? AND at >= ? AND at < ?
+                     toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_received_ms
+                 FROM {table} AS h
+                 WHERE h.tenant = ? AND {inside}
                  GROUP BY GROUPING SETS ((source, event_type), (source), ())
                  HAVING received > 0
                  ORDER BY source NULLS FIRST, event_type NULLS FIRST
-                 SETTINGS group_by_use_nulls = 1",
-            )
-            .bind(tenant)
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms);
+                 SETTINGS group_by_use_nulls = 1"
+        );
+        let query = self.client.query(&sql).bind(tenant);
         self.within("reading delivery health", query.fetch_all())
             .await
     }
@@ -188,20 +185,16 @@ impl Store {
         tenant: &str,
         span: Span,
     ) -> Result<Vec<TypeBaseline>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "WITH toInt64(toUnixTimestamp(minute)) * 1000 AS at
-                 SELECT h.source AS source, h.event_type AS event_type,
-                        sum(h.received) AS received, sum(h.duplicate) AS duplicate,
-                        max(at) AS last_received_ms
-                 FROM event_health AS h
-                 WHERE h.tenant = ? AND at >= ? AND at < ?
-                 GROUP BY source, event_type ORDER BY source, event_type",
-            )
-            .bind(tenant)
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms);
+        let (table, column, inside) = span.health();
+        let sql = format!(
+            "SELECT h.source AS source, h.event_type AS event_type,
+                    sum(h.received) AS received, sum(h.duplicate) AS duplicate,
+                    toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_received_ms
+             FROM {table} AS h
+             WHERE h.tenant = ? AND {inside}
+             GROUP BY source, event_type ORDER BY source, event_type"
+        );
+        let query = self.client.query(&sql).bind(tenant);
         self.within("reading the baseline", query.fetch_all()).await
     }
 
@@ -213,34 +206,35 @@ impl Store {
         span: Span,
         baseline: Span,
     ) -> Result<Vec<NameHealth>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "WITH
-                     toInt64(toUnixTimestamp(minute)) * 1000 AS at,
-                     at >= ? AND at < ? AS inside,
-                     at >= ? AND at < ? AS before
-                 SELECT * FROM (SELECT
-                     h.source AS source,
-                     h.source_event AS source_event,
-                     h.documented AS documented,
-                     sumIf(h.received, inside) AS received,
-                     sumIf(h.rejected, inside) AS rejected,
-                     sumIf(h.received, before) AS baseline_received,
-                     max(at) AS last_received_ms
-                 FROM event_health AS h
-                 WHERE h.tenant = ? AND (inside OR before) AND h.source_event != ''
-                 GROUP BY h.source, h.source_event, h.documented
-                 ORDER BY documented DESC, received + baseline_received DESC, source, source_event
-                 LIMIT ?)
-                 ORDER BY source, source_event, documented",
+        let part = |span: Span, counts: &str| {
+            let (table, column, inside) = span.health();
+            format!(
+                "SELECT source, source_event, documented, {counts},
+                        toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_ms
+                 FROM {table}
+                 WHERE tenant = ? AND {inside} AND source_event != ''
+                 GROUP BY source, source_event, documented"
             )
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms)
-            .bind(baseline.window.since_ms)
-            .bind(baseline.window.until_ms)
-            .bind(tenant)
-            .bind(MAX_NAMES);
+        };
+        let now = part(
+            span,
+            "sum(received) AS came, sum(rejected) AS refused, 0 AS came_before",
+        );
+        let before = part(
+            baseline,
+            "0 AS came, 0 AS refused, sum(received) AS came_before",
+        );
+        let sql = format!(
+            "SELECT * FROM (
+                 SELECT source, source_event, documented, sum(came) AS received, sum(refused) AS rejected,
+                        sum(came_before) AS baseline_received, max(last_ms) AS last_received_ms
+                 FROM ({now} UNION ALL {before})
+                 GROUP BY source, source_event, documented
+                 ORDER BY documented DESC, received + baseline_received DESC, source, source_event
+                 LIMIT {MAX_NAMES})
+             ORDER BY source, source_event, documented"
+        );
+        let query = self.client.query(&sql).bind(tenant).bind(tenant);
         self.within("reading event names", query.fetch_all()).await
     }
 
@@ -250,9 +244,10 @@ impl Store {
         tenant: &str,
         span: Span,
     ) -> Result<Vec<HealthPoint>, StoreError> {
+        let (table, column, inside) = span.health();
         let sql = format!(
             "WITH
-                 toInt64(toUnixTimestamp({}(minute))) * 1000 AS at,
+                 toInt64(toUnixTimestamp({column})) * 1000 AS at,
                  quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive,
                  quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable
              SELECT at AS at_ms, h.source AS source,
@@ -260,17 +255,11 @@ impl Store {
                     sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected, sum(h.late) AS late,
                     arrayFilter(ms -> isFinite(ms), receive) AS receive_ms,
                     arrayFilter(ms -> isFinite(ms), queryable) AS queryable_ms
-             FROM event_health AS h
-             WHERE h.tenant = ? AND at >= ? AND at < ?
-             GROUP BY at, source ORDER BY at, source LIMIT {MAX_POINTS}",
-            span.unit.start_of()
+             FROM {table} AS h
+             WHERE h.tenant = ? AND {inside}
+             GROUP BY at, source ORDER BY at, source LIMIT {MAX_POINTS}"
         );
-        let query = self
-            .client
-            .query(&sql)
-            .bind(tenant)
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms);
+        let query = self.client.query(&sql).bind(tenant);
         self.within("reading delivery over time", query.fetch_all())
             .await
     }
@@ -282,71 +271,67 @@ impl Store {
         tenant: &str,
         span: Span,
     ) -> Result<Vec<TypePoint>, StoreError> {
+        let (table, column, inside) = span.health();
         let sql = format!(
-            "WITH toInt64(toUnixTimestamp({}(minute))) * 1000 AS at
+            "WITH toInt64(toUnixTimestamp({column})) * 1000 AS at
              SELECT at AS at_ms, h.source AS source, h.event_type AS event_type,
                     sum(h.received) AS received, sum(h.accepted) AS accepted,
                     sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected, sum(h.late) AS late
-             FROM event_health AS h
-             WHERE h.tenant = ? AND at >= ? AND at < ?
-             GROUP BY at, source, event_type ORDER BY source, event_type, at LIMIT {MAX_POINTS}",
-            span.unit.start_of()
+             FROM {table} AS h
+             WHERE h.tenant = ? AND {inside}
+             GROUP BY at, source, event_type ORDER BY source, event_type, at LIMIT {MAX_POINTS}"
         );
-        let query = self
-            .client
-            .query(&sql)
-            .bind(tenant)
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms);
+        let query = self.client.query(&sql).bind(tenant);
         self.within("reading delivery over time", query.fetch_all())
             .await
     }
 
-    /// Losses in the browser, of page sessions whose first event was received in the window.
+    /// Losses in the browser, of page sessions whose first event was received in the hours that begin
+    /// in the window, as of the last roll-up.
     pub async fn browser_loss(
         &self,
         tenant: &str,
         window: Window,
     ) -> Result<Vec<BrowserLoss>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "SELECT s.source AS source, count() AS sessions, sum(s.arrived) AS arrived,
-                        sum(s.lost_in_browser) AS lost
-                 FROM sessions AS s
-                 WHERE s.tenant = ?
-                   AND s.first_received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                   AND s.first_received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                 GROUP BY s.source ORDER BY source",
-            )
-            .bind(tenant)
-            .bind(window.since_ms)
-            .bind(window.until_ms);
+        let span = Span {
+            window,
+            unit: Unit::Hour,
+        };
+        let sql = format!(
+            "SELECT r.source AS source, sum(r.sessions) AS sessions, sum(r.arrived) AS arrived, sum(r.lost) AS lost
+             FROM session_rollup AS r FINAL
+             WHERE r.tenant = ? AND {}
+             GROUP BY source HAVING sessions > 0 ORDER BY source",
+            span.on("hour")
+        );
+        let query = rolled_up(self.client.query(&sql).bind(tenant));
         self.within("reading page sessions", query.fetch_all())
             .await
     }
 
-    /// Message gaps of conversations that started in the window, of the sources that report a total.
+    /// Message gaps of conversations that started in the hours that begin in the window, or the days
+    /// where it is long, of the sources that report a total, as of the last roll-up.
     pub async fn message_gaps(
         &self,
         tenant: &str,
         window: Window,
     ) -> Result<Vec<GapCount>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "SELECT c.source AS source, count() AS conversations,
-                        countIf(c.message_gap > 0) AS with_gap,
-                        sumIf(assumeNotNull(c.message_gap), c.message_gap > 0) AS missing
-                 FROM conversations AS c
-                 WHERE c.tenant = ? AND c.message_gap IS NOT NULL
-                   AND c.started_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                   AND c.started_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                 GROUP BY c.source ORDER BY source",
-            )
-            .bind(tenant)
-            .bind(window.since_ms)
-            .bind(window.until_ms);
+        let long = window.until_ms - window.since_ms > 3 * Unit::Day.ms();
+        let span = Span {
+            window,
+            unit: if long { Unit::Day } else { Unit::Hour },
+        };
+        let sum =
+            |metric: &str, what: &str| format!("sumIf(ifNull(f.{what}, 0), f.1 = '{metric}')");
+        let sql = format!(
+            "SELECT source, {} AS conversations, toUInt64({}) AS with_gap, {} AS missing
+             FROM ({}) GROUP BY source HAVING conversations > 0 ORDER BY source",
+            sum("messages_missing", "3"),
+            sum("conversations_with_gap", "4"),
+            sum("messages_missing", "4"),
+            cohorts(span, ""),
+        );
+        let query = rolled_up(self.client.query(&sql).bind(tenant));
         self.within("reading message gaps", query.fetch_all()).await
     }
 }

@@ -49,12 +49,11 @@ impl Unit {
         }
     }
 
-    /// The function of ClickHouse that takes a time to the start of its unit.
-    fn start_of(self) -> &'static str {
+    /// Unit of the cohorts of conversations: those of an hour are the smallest.
+    fn cohorts(self) -> &'static str {
         match self {
-            Unit::Minute => "toStartOfMinute",
-            Unit::Hour => "toStartOfHour",
-            Unit::Day => "toStartOfDay",
+            Unit::Minute | Unit::Hour => "hour",
+            Unit::Day => "day",
         }
     }
 }
@@ -67,4 +66,37 @@ pub struct Span {
     pub window: Window,
     /// The unit.
     pub unit: Unit,
+}
+
+impl Span {
+    /// The condition for a column of type DateTime, the start of a unit, to be in the window; such that
+    /// the primary key and the partitions are used.
+    fn on(&self, column: &str) -> String {
+        let Window { since_ms, until_ms } = self.window;
+        let (since, until) = (ceil(since_ms, 1000), ceil(until_ms, 1000));
+        format!("{column} >= toDateTime({since}, 'UTC') AND {column} < toDateTime({until}, 'UTC')")
+    }
+
+    /// The same for a column of type Date.
+    fn on_days(&self, column: &str) -> String {
+        let Window { since_ms, until_ms } = self.window;
+        let day_ms = Unit::Day.ms();
+        let (since, until) = (ceil(since_ms, day_ms), ceil(until_ms, day_ms));
+        format!("{column} >= toDate({since}) AND {column} < toDate({until})")
+    }
+
+    /// Delivery health by the unit: table, its column of time, and the condition for the window.
+    fn health(&self) -> (&'static str, &'static str, String) {
+        match self.unit {
+            Unit::Minute => ("event_health", "minute", self.on("minute")),
+            Unit::Hour => ("event_health_hour", "hour", self.on("hour")),
+            Unit::Day => ("event_health_day", "day", self.on_days("day")),
+        }
+    }
+}
+
+/// How many of `length_ms` reach to `ms`, the last one counted in full; from 1970 to 2100.
+fn ceil(ms: i64, length_ms: i64) -> i64 {
+    let ms = ms.clamp(0, 4_102_444_800_000);
+    ms / length_ms + i64::from(ms % length_ms > 0)
 }

@@ -69,13 +69,12 @@ pub struct PipelinePoint {
 const MAX_TENANTS: u32 = 10_000;
 
 impl Store {
-    /// Outcomes per tenant, counted from `events`: for the proof that the books balance, not for
-    /// reports.
+    /// Outcomes per tenant, over all time, from the roll-up by day; the audit holds it against `events`.
     pub async fn books(&self) -> Result<Vec<Books>, StoreError> {
         let query = self.client.query(
-            "SELECT tenant, count() AS received, countIf(outcome = 'accepted') AS accepted,
-                    countIf(outcome = 'duplicate') AS duplicate, countIf(outcome = 'rejected') AS rejected
-             FROM events GROUP BY tenant ORDER BY tenant",
+            "SELECT h.tenant AS tenant, sum(h.received) AS received, sum(h.accepted) AS accepted,
+                    sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected
+             FROM event_health_day AS h GROUP BY tenant ORDER BY tenant",
         );
         self.within("counting outcomes", query.fetch_all()).await
     }
@@ -83,58 +82,53 @@ impl Store {
     /// What each tenant sent in the span, and in the baseline; at most 10,000 tenants, those with
     /// most first.
     pub async fn tenants(&self, span: Span, baseline: Span) -> Result<Vec<TenantRow>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "WITH
-                     toInt64(toUnixTimestamp(minute)) * 1000 AS at,
-                     at >= ? AND at < ? AS inside,
-                     at >= ? AND at < ? AS before
-                 SELECT h.tenant AS tenant,
-                        sumIf(h.received, inside) AS received,
-                        sumIf(h.accepted, inside) AS accepted,
-                        sumIf(h.duplicate, inside) AS duplicate,
-                        sumIf(h.rejected, inside) AS rejected,
-                        sumIf(h.late, inside) AS late,
-                        sumIf(h.clock_ahead, inside) AS clock_ahead,
-                        sumIf(h.received, before) AS baseline_received,
-                        max(at) AS last_received_ms
-                 FROM event_health AS h
-                 WHERE inside OR before
-                 GROUP BY tenant
-                 ORDER BY received DESC, baseline_received DESC, tenant
-                 LIMIT ?",
+        let part = |span: Span, counts: &str| {
+            let (table, column, inside) = span.health();
+            format!(
+                "SELECT tenant, {counts}, toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_ms
+                 FROM {table} WHERE {inside} GROUP BY tenant"
             )
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms)
-            .bind(baseline.window.since_ms)
-            .bind(baseline.window.until_ms)
-            .bind(MAX_TENANTS);
+        };
+        let now = part(
+            span,
+            "sum(received) AS a, sum(accepted) AS b, sum(duplicate) AS c, sum(rejected) AS d,
+             sum(late) AS e, sum(clock_ahead) AS f, 0 AS g",
+        );
+        let before = part(
+            baseline,
+            "0 AS a, 0 AS b, 0 AS c, 0 AS d, 0 AS e, 0 AS f, sum(received) AS g",
+        );
+        let sql = format!(
+            "SELECT tenant, sum(a) AS received, sum(b) AS accepted, sum(c) AS duplicate, sum(d) AS rejected,
+                    sum(e) AS late, sum(f) AS clock_ahead, sum(g) AS baseline_received,
+                    max(last_ms) AS last_received_ms
+             FROM ({now} UNION ALL {before})
+             GROUP BY tenant
+             ORDER BY received DESC, baseline_received DESC, tenant
+             LIMIT {MAX_TENANTS}"
+        );
+        let query = self.client.query(&sql);
         self.within("reading what tenants sent", query.fetch_all())
             .await
     }
 
     /// All tenants together over time; units in which nothing came have no point.
     pub async fn pipeline_series(&self, span: Span) -> Result<Vec<PipelinePoint>, StoreError> {
+        let (table, column, inside) = span.health();
         let sql = format!(
             "WITH
-                 toInt64(toUnixTimestamp({}(minute))) * 1000 AS at,
+                 toInt64(toUnixTimestamp({column})) * 1000 AS at,
                  quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive,
                  quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable
              SELECT at AS at_ms, sum(h.received) AS received, sum(h.accepted) AS accepted,
                     sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected,
                     arrayFilter(ms -> isFinite(ms), receive) AS receive_ms,
                     arrayFilter(ms -> isFinite(ms), queryable) AS queryable_ms
-             FROM event_health AS h
-             WHERE at >= ? AND at < ?
-             GROUP BY at ORDER BY at",
-            span.unit.start_of()
+             FROM {table} AS h
+             WHERE {inside}
+             GROUP BY at ORDER BY at"
         );
-        let query = self
-            .client
-            .query(&sql)
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms);
+        let query = self.client.query(&sql);
         self.within("reading the pipeline over time", query.fetch_all())
             .await
     }

@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::Window;
+use super::{Span, Unit, Window};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -55,25 +55,25 @@ pub struct RejectedCursor {
 }
 
 impl Store {
-    /// Rejections of the window by source and reason.
+    /// Rejections of the hours that begin in the window, by source and reason.
     pub async fn rejections_by_reason(
         &self,
         tenant: &str,
         window: Window,
     ) -> Result<Vec<RejectionCount>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "SELECT source, reason, count() AS rejected,
-                        toUnixTimestamp64Milli(max(received_at)) AS last_received_ms
-                 FROM rejections
-                 WHERE tenant = ? AND received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                   AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                 GROUP BY source, reason ORDER BY rejected DESC, source, reason",
-            )
-            .bind(tenant)
-            .bind(window.since_ms)
-            .bind(window.until_ms);
+        let span = Span {
+            window,
+            unit: Unit::Hour,
+        };
+        let sql = format!(
+            "SELECT r.source AS source, r.reason AS reason, sum(r.rejected) AS rejected,
+                    toUnixTimestamp64Milli(max(r.last_received_at)) AS last_received_ms
+             FROM rejections_hour AS r
+             WHERE r.tenant = ? AND {}
+             GROUP BY source, reason ORDER BY rejected DESC, source, reason",
+            span.on("hour")
+        );
+        let query = self.client.query(&sql).bind(tenant);
         self.within("reading rejections", query.fetch_all()).await
     }
 

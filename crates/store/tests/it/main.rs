@@ -12,4 +12,5 @@ mod migrations;
 mod poison;
 mod rejected;
 mod reports;
+mod rollup;
 mod support;
