@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS event_health_hour
                      COMMENT 'received to queryable, accepted events; ms'
 )
 ENGINE = {engine:AggregatingMergeTree}
-PARTITION BY toYYYYMM(hour)
+PARTITION BY toYear(hour)
 ORDER BY (tenant, source, hour, event_type, source_event, documented)
 SETTINGS index_granularity = 256,
          non_replicated_deduplication_window = 20000,
@@ -78,7 +78,7 @@ CREATE TABLE IF NOT EXISTS rejections_hour
     last_received_at SimpleAggregateFunction(max, DateTime64(3, 'UTC'))
 )
 ENGINE = {engine:AggregatingMergeTree}
-PARTITION BY toYYYYMM(hour)
+PARTITION BY toYear(hour)
 ORDER BY (tenant, source, hour, reason)
 SETTINGS index_granularity = 1024,
          non_replicated_deduplication_window = 20000,
@@ -249,7 +249,7 @@ CREATE TABLE IF NOT EXISTS session_rollup
     lost        UInt64 COMMENT 'Sequence numbers missing below the highest of their session'
 )
 ENGINE = {engine:ReplacingMergeTree}(computed_at)
-PARTITION BY toYYYYMM(hour)
+PARTITION BY toYear(hour)
 ORDER BY (tenant, hour, source)
 SETTINGS index_granularity = 1024
 COMMENT 'Losses in the browser by hour';

@@ -138,8 +138,17 @@ struct Run {
     as_of_ms: i64,
     /// When it began, by the clock of ClickHouse.
     read_ms: i64,
-    /// When the last one began that was done, with the same definitions.
-    last_ms: Option<i64>,
+    definitions: u64,
+    /// The last one that was done.
+    last: Option<Last>,
+}
+
+#[derive(Clone, Copy)]
+struct Last {
+    /// When conversations were judged.
+    as_of_ms: i64,
+    /// When it began, by the clock of ClickHouse.
+    read_ms: i64,
     definitions: u64,
 }
 
@@ -148,7 +157,7 @@ struct Begun {
     id: String,
     read_ms: i64,
     definitions: u64,
-    last_ms: Option<i64>,
+    last: Option<(i64, i64, u64)>,
 }
 
 /// Where a settled figure changed.
@@ -228,7 +237,7 @@ impl Run {
     /// The hours of `work`, days as `tenant, source, at`.
     fn hours_of_days(work: &str) -> String {
         format!(
-            "SELECT *, toStartOfDay(cohort) AS day FROM conversation_rollup FINAL
+            "SELECT *, toStartOfDay(cohort) AS day, computed_at AS hour_computed_at FROM conversation_rollup FINAL
              WHERE tenant IN (SELECT tenant FROM ({work})) AND unit = 'hour'
                AND cohort >= (SELECT min(at) FROM ({work})) AND cohort < (SELECT max(at) FROM ({work})) + INTERVAL 1 DAY
                AND (tenant, source, toStartOfDay(cohort)) IN ({work})"
@@ -241,10 +250,11 @@ impl Run {
         let merged = Run::merged_days(&hours);
         format!(
             "INSERT INTO conversation_rollup
-             SELECT h.tenant, 'day', h.dimension, h.day, h.source, {as_of}, {read}, now64(6, 'UTC'),
+             SELECT h.tenant, 'day', h.dimension, h.day, h.source, {as_of}, {read}, h.computed_at,
                     h.n, h.open_n, h.changes_at, h.silent_at, h.reopen_at, f.figures
              FROM (
-                 SELECT tenant, source, day, dimension, sum(conversations) AS n, sum(open) AS open_n,
+                 SELECT tenant, source, day, dimension, max(hour_computed_at) AS computed_at,
+                        sum(conversations) AS n, sum(open) AS open_n,
                         min(next_change_at) AS changes_at, max(settles_at) AS silent_at, max(reopen_settles_at) AS reopen_at
                  FROM ({hours}) GROUP BY tenant, source, day, dimension) AS h
              LEFT JOIN ({merged}) AS f
@@ -255,11 +265,14 @@ impl Run {
     /// The figures of settled days of the chunk that are now others.
     fn restated(&self, chunk: u32) -> String {
         let work = self.work("day", chunk);
+        // What the last run left alone was at its time what it is now.
+        let last_as_of = time(self.last.map_or(0, |last| last.as_of_ms));
         let settled = format!(
-            "SELECT * FROM conversation_rollup FINAL
+            "SELECT * REPLACE (greatest(as_of, {last_as_of}) AS as_of) FROM conversation_rollup FINAL
              WHERE (tenant, source, cohort) IN ({work}) AND tenant IN (SELECT tenant FROM ({work}))
                AND unit = 'day' AND dimension = '' AND open = 0
-               AND toUnixTimestamp64Milli(as_of) >= toInt64(toUnixTimestamp(cohort)) * 1000 + {DAY_MS} + {SETTLING_MS}"
+               AND toUnixTimestamp64Milli(greatest(as_of, {last_as_of}))
+                   >= toInt64(toUnixTimestamp(cohort)) * 1000 + {DAY_MS} + {SETTLING_MS}"
         );
         let merged = Run::merged_days(&Run::hours_of_days(&format!(
             "SELECT tenant, source, cohort AS at FROM ({settled})"
@@ -353,9 +366,11 @@ impl Run {
     /// Notes the cohorts of a kind that are to be computed, uncut.
     fn find(&self, kind: &Kind) -> String {
         let (id, of) = (&self.id, kind.of);
-        let dirty = match self.last_ms {
-            None => kind.all(),
-            Some(last_ms) => kind.changed(last_ms - LOOK_BACK_MS, self.as_of_ms),
+        let dirty = match self.last {
+            Some(last) if last.definitions == self.definitions => {
+                kind.changed(last.read_ms - LOOK_BACK_MS, self.as_of_ms)
+            }
+            _ => kind.all(),
         };
         format!(
             "INSERT INTO rollup_work (run, of, chunk, tenant, source, at)
@@ -381,18 +396,20 @@ impl Run {
         )
     }
 
-    /// The days of the hours that were computed since the last run that was done: also by one that
-    /// died before it came to the days.
+    /// The days that lack an hour, among those with hours computed since the last run that was done:
+    /// also by one that died before it came to the days. A day has the version of its newest hour.
     fn find_days(&self) -> String {
-        let since = time(self.last_ms.unwrap_or(0));
+        let since = time(self.last.map_or(0, |last| last.read_ms - LOOK_BACK_MS));
         self.chunks(
             "day",
             &format!(
-            "SELECT tenant, source, toStartOfDay(cohort) AS at, sum(conversations) + count() AS n
-             FROM conversation_rollup
-             WHERE unit = 'hour' AND dimension = '' AND computed_at >= {since}
-             GROUP BY tenant, source, at"
-        ),
+                "SELECT tenant, source, toStartOfDay(cohort) AS at,
+                        sumIf(conversations, unit = 'hour') + count() AS n
+                 FROM conversation_rollup
+                 WHERE dimension = '' AND computed_at >= {since}
+                 GROUP BY tenant, source, at
+                 HAVING maxIf(computed_at, unit = 'hour') > maxIf(computed_at, unit = 'day')"
+            ),
         )
     }
 
@@ -400,7 +417,7 @@ impl Run {
         let id = &self.id;
         format!(
             "INSERT INTO rollup_work (run, of, chunk, tenant, source, at)
-             SELECT '{id}', '{of}', 1 + intDiv(until - n, {CHUNK}), tenant, source, at
+             SELECT '{id}', '{of}', toUInt32(1 + intDiv(until - n, {CHUNK})), tenant, source, at
              FROM (SELECT *, sum(n) OVER (ORDER BY tenant, source, at ROWS UNBOUNDED PRECEDING) AS until FROM ({weighed}))"
         )
     }
@@ -440,22 +457,25 @@ impl Store {
         };
         for kind in [&CONVERSATIONS, &SESSIONS] {
             self.roll("finding what changed", &run.find(kind)).await?;
-            self.roll("cutting what changed", &run.cut(kind)).await?;
+            let (found, _) = self.work(&run, kind.of, 0).await?;
+            if found > 0 {
+                self.roll("cutting what changed", &run.cut(kind)).await?;
+            }
         }
         let chunks;
-        (done.hours, chunks) = self.work(&run, "hour").await?;
+        (done.hours, chunks) = self.work(&run, "hour", 1).await?;
         for chunk in 1..=chunks {
             self.roll("rolling up hours", &run.hours(chunk)).await?;
         }
         self.roll("finding changed days", &run.find_days()).await?;
         let chunks;
-        (done.days, chunks) = self.work(&run, "day").await?;
+        (done.days, chunks) = self.work(&run, "day", 1).await?;
         for chunk in 1..=chunks {
             done.restatements += self.restate(&run, chunk).await?;
             self.roll("rolling up days", &run.days(chunk)).await?;
         }
         let chunks;
-        (done.session_hours, chunks) = self.work(&run, "session").await?;
+        (done.session_hours, chunks) = self.work(&run, "session", 1).await?;
         for chunk in 1..=chunks {
             self.roll("rolling up page sessions", &run.sessions(chunk))
                 .await?;
@@ -471,9 +491,10 @@ impl Store {
                      (SELECT argMax(checksum, (version, applied_at)) FROM schema_views),
                      (SELECT groupBitXor(sipHash64(tuple(* EXCEPT written_at))) FROM source_observes FINAL),
                      (SELECT groupBitXor(sipHash64(tuple(* EXCEPT written_at))) FROM tenant_settings FINAL)), 0) AS now_defined,
-                 (SELECT argMaxOrNull((toUnixTimestamp64Milli(read_at), definitions), read_at) FROM rollup_runs) AS last
+                 (SELECT argMaxOrNull((toUnixTimestamp64Milli(as_of), toUnixTimestamp64Milli(read_at), definitions), read_at)
+                  FROM rollup_runs) AS last
              SELECT toString(generateUUIDv4()) AS id, toUnixTimestamp64Milli(now64(3)) AS read_ms,
-                    now_defined AS definitions, if(last.2 = now_defined, last.1, NULL) AS last_ms",
+                    now_defined AS definitions, last",
         );
         let begun: Begun = self
             .within("beginning a roll-up", query.fetch_one())
@@ -482,18 +503,23 @@ impl Store {
             id: begun.id,
             as_of_ms,
             read_ms: begun.read_ms,
-            last_ms: begun.last_ms,
             definitions: begun.definitions,
+            last: begun.last.map(|(as_of_ms, read_ms, definitions)| Last {
+                as_of_ms,
+                read_ms,
+                definitions,
+            }),
         })
     }
 
-    /// How many cohorts are to be computed, and in how many chunks.
-    async fn work(&self, run: &Run, of: &str) -> Result<(u64, u32), StoreError> {
+    /// How many cohorts are to be computed, and the last chunk; of the chunks from `from` on.
+    async fn work(&self, run: &Run, of: &str, from: u32) -> Result<(u64, u32), StoreError> {
         let query = self
             .client
-            .query("SELECT count(), max(chunk) FROM rollup_work WHERE run = ? AND of = ? AND chunk > 0")
+            .query("SELECT count(), max(chunk) FROM rollup_work WHERE run = ? AND of = ? AND chunk >= ?")
             .bind(&run.id)
-            .bind(of);
+            .bind(of)
+            .bind(from);
         self.within("counting what to roll up", query.fetch_one())
             .await
     }

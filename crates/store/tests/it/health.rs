@@ -218,6 +218,7 @@ async fn numbers_missing_in_a_session_were_lost_in_the_browser_whatever_their_ou
         event(6),
     ];
     insert(&store, "all", &events).await;
+    store.roll_up(START + DAY).await.unwrap();
     let loss = BrowserLoss {
         source: "watermelon".into(),
         sessions: 2,
@@ -239,6 +240,7 @@ async fn message_gaps_count_what_is_missing_and_not_what_is_too_much() {
     s.conversation("no report");
     s.visitor(0);
     insert(&store, "all", &s.events).await;
+    store.roll_up(START + DAY).await.unwrap();
     let gap = GapCount {
         source: "watermelon".into(),
         conversations: 3,

@@ -52,6 +52,7 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
     let store = store("report_figures").await;
     sync_full("report_figures").await;
     insert(&store, "all", &script()).await;
+    store.roll_up(START + DAY).await.unwrap();
 
     let by_source = store
         .figures("acme", SPAN, Breakdown::Source)
