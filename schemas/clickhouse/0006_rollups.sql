@@ -144,7 +144,8 @@ GROUP BY tenant, source, hour, reason;
 -- conversation_starts, session_starts: where a conversation or page session may start. One row per
 -- conversation and hour of the first event that an insert brought of it, so the true start is among
 -- them whatever the order of arrival. By hour, so that those that start in an hour are found without
--- reading others, and with the time of arrival, so that the job finds what changed.
+-- reading others, and with the time of arrival, so that the job finds what changed. A repeated insert
+-- brings the same rows again: they need no deduplication window.
 CREATE TABLE IF NOT EXISTS conversation_starts
 (
     tenant     LowCardinality(String),
@@ -156,10 +157,7 @@ CREATE TABLE IF NOT EXISTS conversation_starts
 )
 ENGINE = {engine:AggregatingMergeTree}
 ORDER BY (tenant, source, hour, id)
-SETTINGS index_granularity = 2048,
-         non_replicated_deduplication_window = 20000,
-         replicated_deduplication_window = 20000,
-         replicated_deduplication_window_seconds = 604800
+SETTINGS index_granularity = 2048
 COMMENT 'Hours in which conversations may start';
 
 CREATE TABLE IF NOT EXISTS session_starts
@@ -173,10 +171,7 @@ CREATE TABLE IF NOT EXISTS session_starts
 )
 ENGINE = {engine:AggregatingMergeTree}
 ORDER BY (tenant, source, hour, id)
-SETTINGS index_granularity = 2048,
-         non_replicated_deduplication_window = 20000,
-         replicated_deduplication_window = 20000,
-         replicated_deduplication_window_seconds = 604800
+SETTINGS index_granularity = 2048
 COMMENT 'Hours in which page sessions may start';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS conversation_starts_fill TO conversation_starts AS

@@ -15,7 +15,7 @@ use crate::Reports;
 use crate::period::{Period, Span, timestamp, unit_schema};
 
 /// Every metric, in the order in which reports show them, and what it is called.
-pub(crate) const TITLES: [(&str, &str); 28] = [
+pub(crate) const TITLES: [(&str, &str); 30] = [
     ("conversations", "Conversations"),
     ("total_messages", "Messages"),
     ("visitor_messages", "… of visitors"),
@@ -23,6 +23,11 @@ pub(crate) const TITLES: [(&str, &str); 28] = [
     ("agent_messages", "… of human agents"),
     ("reported_total", "Messages by the vendor's count"),
     ("message_gap", "Message gap (vendor's count − seen)"),
+    ("messages_missing", "Messages missing"),
+    (
+        "conversations_with_gap",
+        "Conversations with messages missing",
+    ),
     ("bot_conversations", "Conversations with the bot (B)"),
     ("closed_bot_conversations", "… of these closed (C)"),
     ("handoff_request_rate", "Handoff request rate (of B)"),

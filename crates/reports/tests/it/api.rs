@@ -117,6 +117,10 @@ async fn store_of(database: &str, tenants: &[&str]) -> Store {
     let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::from).collect();
     store.insert_events("all", &rows).await.unwrap();
     store
+        .roll_up(jiff::Timestamp::now().as_millisecond())
+        .await
+        .unwrap();
+    store
 }
 
 fn app_with(store: Store, config: AccessConfig) -> Router {

@@ -61,6 +61,10 @@ async fn store(database: &str) -> Store {
     let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::from).collect();
     store.insert_events("all", &rows).await.unwrap();
     store
+        .roll_up(Timestamp::now().as_millisecond())
+        .await
+        .unwrap();
+    store
 }
 
 /// A contained conversation of watermelon, a message of algomo, and two hostile rejections.

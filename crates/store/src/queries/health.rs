@@ -286,8 +286,8 @@ impl Store {
             .await
     }
 
-    /// Losses in the browser, of page sessions whose first event was received in the hours that begin
-    /// in the window, as of the last roll-up.
+    /// Losses in the browser, of page sessions whose first event was received in the window, which
+    /// begins with the hour that it begins in, as of the last roll-up.
     pub async fn browser_loss(
         &self,
         tenant: &str,
@@ -296,7 +296,8 @@ impl Store {
         let span = Span {
             window,
             unit: Unit::Hour,
-        };
+        }
+        .whole();
         let sql = format!(
             "SELECT r.source AS source, sum(r.sessions) AS sessions, sum(r.arrived) AS arrived, sum(r.lost) AS lost
              FROM session_rollup AS r FINAL
@@ -309,8 +310,9 @@ impl Store {
             .await
     }
 
-    /// Message gaps of conversations that started in the hours that begin in the window, or the days
-    /// where it is long, of the sources that report a total, as of the last roll-up.
+    /// Message gaps of conversations that started in the window, which begins with the hour (the day
+    /// where it is longer than 3 days) that it begins in, of the sources that report a total, as of the
+    /// last roll-up.
     pub async fn message_gaps(
         &self,
         tenant: &str,
@@ -320,7 +322,8 @@ impl Store {
         let span = Span {
             window,
             unit: if long { Unit::Day } else { Unit::Hour },
-        };
+        }
+        .whole();
         let sum =
             |metric: &str, what: &str| format!("sumIf(ifNull(f.{what}, 0), f.1 = '{metric}')");
         let sql = format!(

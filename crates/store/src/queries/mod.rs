@@ -69,6 +69,13 @@ pub struct Span {
 }
 
 impl Span {
+    /// Begins with the start of the unit that the window begins in.
+    fn whole(self) -> Span {
+        let mut whole = self;
+        whole.window.since_ms -= whole.window.since_ms.rem_euclid(self.unit.ms());
+        whole
+    }
+
     /// The condition for a column of type DateTime, the start of a unit, to be in the window; such that
     /// the primary key and the partitions are used.
     fn on(&self, column: &str) -> String {

@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, Unit, Window};
+use super::{Unit, Window};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -55,25 +55,45 @@ pub struct RejectedCursor {
 }
 
 impl Store {
-    /// Rejections of the hours that begin in the window, by source and reason.
+    /// Rejections of the window by source and reason: whole hours from the roll-up, what is left of the
+    /// window at its ends one by one.
     pub async fn rejections_by_reason(
         &self,
         tenant: &str,
         window: Window,
     ) -> Result<Vec<RejectionCount>, StoreError> {
-        let span = Span {
-            window,
-            unit: Unit::Hour,
-        };
-        let sql = format!(
-            "SELECT r.source AS source, r.reason AS reason, sum(r.rejected) AS rejected,
-                    toUnixTimestamp64Milli(max(r.last_received_at)) AS last_received_ms
-             FROM rejections_hour AS r
-             WHERE r.tenant = ? AND {}
-             GROUP BY source, reason ORDER BY rejected DESC, source, reason",
-            span.on("hour")
-        );
-        let query = self.client.query(&sql).bind(tenant);
+        let hour_ms = Unit::Hour.ms();
+        let first = (window.since_ms + hour_ms - 1).div_euclid(hour_ms) * hour_ms;
+        let first = first.min(window.until_ms);
+        let last = (window.until_ms.div_euclid(hour_ms) * hour_ms).max(first);
+        let query = self
+            .client
+            .query(
+                "SELECT source, reason, sum(n) AS rejected, max(last_ms) AS last_received_ms FROM (
+                     SELECT source, reason, sum(r.rejected) AS n,
+                            toUnixTimestamp64Milli(max(r.last_received_at)) AS last_ms
+                     FROM rejections_hour AS r
+                     WHERE tenant = ? AND hour >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+                       AND hour < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+                     GROUP BY source, reason
+                     UNION ALL
+                     SELECT source, reason, count() AS n, toUnixTimestamp64Milli(max(received_at)) AS last_ms
+                     FROM rejections
+                     WHERE tenant = ? AND (received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+                                           AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+                                        OR received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+                                           AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC'))
+                     GROUP BY source, reason)
+                 GROUP BY source, reason ORDER BY rejected DESC, source, reason",
+            )
+            .bind(tenant)
+            .bind(first)
+            .bind(last)
+            .bind(tenant)
+            .bind(window.since_ms)
+            .bind(first)
+            .bind(last)
+            .bind(window.until_ms);
         self.within("reading rejections", query.fetch_all()).await
     }
 

@@ -443,7 +443,8 @@ async fn a_run_takes_up_what_one_that_died_left_and_two_may_run_at_once() {
         execute(&client, sql).await;
     }
     let (one, other) = tokio::join!(store.roll_up(START + HOUR), store.roll_up(START + HOUR));
-    (one.unwrap(), other.unwrap());
+    one.unwrap();
+    other.unwrap();
     assert_equal(&store, &client, HOUR).await;
 }
 

@@ -51,7 +51,8 @@ pub(crate) fn embedded(data_dir: std::path::PathBuf) -> ClickHouseConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         password: None,
         library: None,
-        memory_limit_bytes: None,
+        // Each table takes 5 MB for its deduplication window, and every test has its own tables.
+        memory_limit_bytes: Some(4 << 30),
     }
 }
 
