@@ -44,6 +44,8 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "agent_messages",
             "reported_total",
             "message_gap",
+            "messages_missing",
+            "conversations_with_gap",
         ],
     ),
     (
@@ -521,6 +523,12 @@ fn definition(metric: &str) -> &'static str {
             "The highest count of messages that the vendor reported, over all conversations."
         }
         "message_gap" => "The vendor's count less the messages seen. Positive: lost on the way.",
+        "messages_missing" => {
+            "What the vendor counted and was not seen, summed over the conversations that lack some."
+        }
+        "conversations_with_gap" => {
+            "Conversations of which the vendor counted more messages than were seen."
+        }
         "bot_conversations" => {
             "B: conversations with a visitor's message and a bot's message or a request for a human, not started by a human."
         }

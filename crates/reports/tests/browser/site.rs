@@ -62,6 +62,7 @@ fn clickhouse() -> String {
 pub(crate) struct Site {
     pub(crate) url: String,
     router: axum::Router,
+    store: Store,
     client: Client,
     _lag: watch::Sender<Vec<StageLag>>,
     tokens: watch::Sender<Arc<ReadTokens>>,
@@ -118,7 +119,7 @@ impl Site {
             loopback: readers == Readers::Here,
             requests_per_second: NonZeroU32::new(1_000).unwrap(),
         });
-        let reports = Reports::new(store, Catalog::builtin()).with_lag(watched);
+        let reports = Reports::new(store.clone(), Catalog::builtin()).with_lag(watched);
         let router = router(reports, access.unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -127,6 +128,7 @@ impl Site {
         Site {
             url,
             router,
+            store,
             client,
             _lag: lag,
             tokens,
@@ -155,7 +157,7 @@ impl Site {
         self.tokens.send_replace(Arc::default());
     }
 
-    /// Stores rows, as queryable from the time that each of them names.
+    /// Stores rows, as queryable from the time that each of them names, and rolls them up.
     pub(crate) async fn add(&self, rows: &[Row]) {
         let mut insert = self
             .client
@@ -165,6 +167,8 @@ impl Site {
             insert.send(lines.into()).await.unwrap();
         }
         insert.end().await.unwrap();
+        let now = Timestamp::now().as_millisecond();
+        self.store.roll_up(now).await.unwrap();
     }
 
     /// What the API answers.
