@@ -7,9 +7,8 @@ use crate::access::{self, Access};
 use crate::{Reports, api, pages};
 
 /// The pages (`/`), the form to sign in (`/sign-in`), and the JSON API (`/v1`, described at
-/// `/v1/openapi.json`). Nobody gets a tenant's data whom `access` does not let read it. Serve it with
-/// `into_make_service_with_connect_info::<SocketAddr>()`, so that attempts to sign in are limited by
-/// address.
+/// `/v1/openapi.json`). Nobody gets a tenant's data whom `access` does not let read it. Serve it so
+/// that requests hold `ConnectInfo<SocketAddr>`: attempts to sign in are limited by address.
 pub fn router(reports: Reports, access: Access) -> Router {
     let guard = middleware::from_fn_with_state(access.clone(), access::guard);
     pages::router(reports.clone())
