@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Reports;
-use crate::health::Point;
+use crate::health::{Percentiles, Point, percentiles};
 use crate::period::{Period, Span, timestamp, unit_schema};
 
 /// Delivery over time. A unit in which nothing came has no point.
@@ -21,7 +21,7 @@ pub struct DeliverySeries {
     pub unit: Unit,
     /// Per source, with latencies.
     pub sources: Vec<Point>,
-    /// Per source and neutral type; `unknown` for rejected records.
+    /// Per source and neutral type, with latencies; `unknown` for rejected records.
     pub types: Vec<TypeSeries>,
 }
 
@@ -52,6 +52,10 @@ pub struct Counted {
     pub rejected: u64,
     /// Accepted ones that occurred more than 5 min before they were received.
     pub late: u64,
+    /// Occurred to received; null where no event tells its own time.
+    pub receive_ms: Option<Percentiles>,
+    /// Received to queryable; null without an accepted event.
+    pub queryable_ms: Option<Percentiles>,
 }
 
 impl Reports {
@@ -80,6 +84,8 @@ impl Reports {
                         duplicate: point.duplicate,
                         rejected: point.rejected,
                         late: point.late,
+                        receive_ms: percentiles(&point.receive_ms),
+                        queryable_ms: percentiles(&point.queryable_ms),
                     })
                     .collect(),
             })

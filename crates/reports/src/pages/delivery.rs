@@ -1,5 +1,6 @@
 //! `/tenants/{tenant}/delivery`: what came of each event type over time.
 
+use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::health::{
@@ -170,21 +171,47 @@ fn late(delivery: &DeliverySeries, slots: Slots, filter: Filter<'_>) -> Markup {
 struct Latency {
     id: &'static str,
     title: &'static str,
-    of: fn(&Point) -> Option<Percentiles>,
+    of_source: fn(&Point) -> Option<Percentiles>,
+    of_type: fn(&Counted) -> Option<Percentiles>,
 }
 
 const LATENCIES: [Latency; 2] = [
     Latency {
         id: "to-received",
         title: "Occurred → received",
-        of: |point| point.receive_ms,
+        of_source: |point| point.receive_ms,
+        of_type: |point| point.receive_ms,
     },
     Latency {
         id: "to-queryable",
         title: "Received → queryable",
-        of: |point| point.queryable_ms,
+        of_source: |point| point.queryable_ms,
+        of_type: |point| point.queryable_ms,
     },
 ];
+
+impl Latency {
+    /// Of one source, or one type of it, over time.
+    fn points(
+        self,
+        delivery: &DeliverySeries,
+        filter: Filter<'_>,
+    ) -> Vec<(Timestamp, Option<Percentiles>)> {
+        if filter.event_type.is_some() {
+            let points = counted(delivery, filter);
+            points
+                .map(|point| (point.at, (self.of_type)(point)))
+                .collect()
+        } else {
+            let points = delivery.sources.iter();
+            let points =
+                points.filter(|point| filter.source.is_none_or(|source| source == point.source));
+            points
+                .map(|point| (point.at, (self.of_source)(point)))
+                .collect()
+        }
+    }
+}
 
 /// Of one source three percentiles, of several the 95th of each: percentiles cannot be added up.
 fn latency(
@@ -193,26 +220,25 @@ fn latency(
     (slots, filter): (Slots, Filter<'_>),
     latency: Latency,
 ) -> Markup {
-    let line = |source: &str, percentile: fn(Percentiles) -> f64| {
-        let points = delivery
-            .sources
-            .iter()
-            .filter(|point| point.source == source);
-        values(
-            &slots,
-            points.map(|point| (point.at, (latency.of)(point).map(percentile))),
-        )
-    };
-    let sources: Vec<&str> = health
-        .sources
+    let mut sources: Vec<&str> = health
+        .types
         .iter()
+        .filter(|of| filter.takes(&of.source, &of.event_type))
         .map(|of| of.source.as_str())
-        .filter(|source| filter.source.is_none_or(|wanted| wanted == *source))
         .collect();
+    sources.dedup();
     let names: Vec<String> = sources.iter().map(|source| foreign(source)).collect();
+    let line = |source: &str, percentile: fn(Percentiles) -> f64| {
+        let of_source = Filter {
+            source: Some(source),
+            ..filter
+        };
+        let points = latency.points(delivery, of_source).into_iter();
+        values(&slots, points.map(|(at, ms)| (at, ms.map(percentile))))
+    };
     let (definition, lines) = if let [source] = sources[..] {
         (
-            "All event types of the source. A gap: nothing to measure.",
+            "Percentiles. A gap: nothing to measure.",
             vec![
                 series("p50", "t-p50", line(source, |ms| ms.p50)),
                 series("p95", "t-p95", line(source, |ms| ms.p95)),
@@ -221,7 +247,7 @@ fn latency(
         )
     } else {
         (
-            "95th percentile by source, all event types. A gap: nothing to measure.",
+            "95th percentile by source. A gap: nothing to measure.",
             sources
                 .iter()
                 .zip(&names)
@@ -230,9 +256,10 @@ fn latency(
                 .collect(),
         )
     };
+    let title = format!("{}: {}", latency.title, filter.name());
     TimeChart {
         id: latency.id,
-        title: latency.title,
+        title: &title,
         definition,
         slots,
         unit: Unit::Milliseconds,

@@ -290,6 +290,34 @@ async fn the_delivery_page_shows_one_type_of_one_source_and_works_by_form() {
     let chart = table(&page, "Received per hour: message.sent of watermelon").await;
     let accepted: i64 = chart.iter().map(|row| number(&row[1])).sum();
     assert_eq!(accepted, count(&of["accepted"]));
+    // The latency is that of the type; an hour without it has none.
+    let series = site
+        .api("/v1/tenant-health/series?tenant=acme&since=24h")
+        .await;
+    let of = |source: &str, event_type: &str| {
+        let types = list(&series["types"]).iter();
+        let mut one = types.filter(|of| of["source"] == source && of["event_type"] == event_type);
+        one.next().unwrap()["points"].clone()
+    };
+    let points = of("watermelon", "message.sent");
+    let known = list(&points)
+        .iter()
+        .filter(|point| !point["queryable_ms"].is_null())
+        .count();
+    let chart = table(&page, "Received → queryable: message.sent of watermelon").await;
+    let shown: Vec<_> = chart.iter().filter(|row| row[2] != "n/a").collect();
+    assert_eq!(shown.len(), known);
+    let last = list(&points)
+        .iter()
+        .rfind(|point| !point["queryable_ms"].is_null())
+        .unwrap();
+    let p95 = last["queryable_ms"]["p95"].as_f64().unwrap();
+    let expected = if p95 < 1_000.0 {
+        format!("{p95:.0} ms")
+    } else {
+        format!("{:.1} s", p95 / 1_000.0)
+    };
+    assert_eq!(shown[known - 1][2], expected);
     // The choice stays when the time is changed.
     page.navigate_by(
         "[...document.querySelectorAll('.picker a')].find(a => a.textContent === '7d').click()",

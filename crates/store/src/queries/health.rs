@@ -96,7 +96,7 @@ pub struct HealthPoint {
 }
 
 /// One unit of time of one event type.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 pub struct TypePoint {
     /// Start of the unit.
     pub at_ms: i64,
@@ -114,6 +114,10 @@ pub struct TypePoint {
     pub rejected: u64,
     /// Accepted ones that occurred more than 5 min before they were received.
     pub late: u64,
+    /// As in [`HealthRow`].
+    pub receive_ms: Vec<f64>,
+    /// As in [`HealthRow`].
+    pub queryable_ms: Vec<f64>,
 }
 
 /// Losses of one source that show only in numbering: in the browser.
@@ -273,10 +277,15 @@ impl Store {
     ) -> Result<Vec<TypePoint>, StoreError> {
         let (table, column, inside) = span.health();
         let sql = format!(
-            "WITH toInt64(toUnixTimestamp({column})) * 1000 AS at
+            "WITH
+                 toInt64(toUnixTimestamp({column})) * 1000 AS at,
+                 quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive,
+                 quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable
              SELECT at AS at_ms, h.source AS source, h.event_type AS event_type,
                     sum(h.received) AS received, sum(h.accepted) AS accepted,
-                    sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected, sum(h.late) AS late
+                    sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected, sum(h.late) AS late,
+                    arrayFilter(ms -> isFinite(ms), receive) AS receive_ms,
+                    arrayFilter(ms -> isFinite(ms), queryable) AS queryable_ms
              FROM {table} AS h
              WHERE h.tenant = ? AND {inside}
              GROUP BY at, source, event_type ORDER BY source, event_type, at LIMIT {MAX_POINTS}"
