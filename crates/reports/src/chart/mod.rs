@@ -31,7 +31,7 @@ const DAY_MS: i64 = 86_400_000;
 /// Width of a bar; of its slot.
 const BAR: f64 = 0.84;
 /// A bar that is there is seen: its least height in units.
-const LEAST_BAR: f64 = 1.2;
+const LEAST_BAR: f64 = 1.6;
 
 /// The slots of time that a chart has values for.
 #[derive(Debug, Clone, Copy)]
