@@ -12,7 +12,7 @@ SELECT
         / nullIf(sumIf(denominator, metric = 'csat_response_rate'), 0), 3) AS response_rate,
     sumIf(denominator, metric = 'nps') AS nps_scores,
     round(sumIf(numerator, metric = 'nps') / nullIf(nps_scores, 0), 3) AS nps
-FROM conversation_metrics_by_day
+FROM conversation_metrics_day
 WHERE tenant = {tenant:String}
   AND day >= toDate({since:DateTime('UTC')}) AND day < {until:DateTime('UTC')}
 GROUP BY source, month

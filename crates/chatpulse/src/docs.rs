@@ -39,11 +39,13 @@ Views for analysts. Names, types and meanings are kept: columns are added, not r
   seen.
 - Counts add up. Rates over several rows: `sum(numerator) / nullIf(sum(denominator), 0)`. Medians and percentiles do not
   add up:
-  - of conversations take them from `conversations`, e.g. `quantileExactInclusive(0.95)(first_response_any_ms)`;
+  - of conversations merge the durations, `quantileExactInclusiveArray(0.95)(durations_ms)` where `sum(n) > 0`, or take them
+    from `conversations`, `quantileExactInclusive(0.95)(first_response_any_ms)`; both are exact;
   - of latencies merge the states of `event_latency_minute`, `_hour` or `_day`, e.g.
     `quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(receive_latency)`, which gives [p50, p95, p99], each at most 1 % off. `nan`
     where there is none.
-- Filter by `tenant` first: the tables are ordered by it.
+- Filter by `tenant` first: the tables are ordered by it. `conversation_metrics_*` and `event_health_*` read little;
+  `conversations` judges each conversation anew and `events` is every event.
 ";
 
 fn markdown(dictionary: &Dictionary) -> String {

@@ -78,7 +78,7 @@ AS WITH
 SELECT
     h.tenant AS tenant,
     h.source AS source,
-    toStartOfHour(h.minute) AS hour,
+    h.hour AS hour,
     h.event_type AS event_type,
     h.source_event AS source_event,
     h.documented AS documented,
@@ -95,7 +95,7 @@ SELECT
     if(isFinite(queryable[1]), queryable[1], NULL) AS queryable_p50_ms,
     if(isFinite(queryable[2]), queryable[2], NULL) AS queryable_p95_ms,
     if(isFinite(queryable[3]), queryable[3], NULL) AS queryable_p99_ms
-FROM event_health AS h
+FROM event_health_hour AS h
 GROUP BY h.tenant, h.source, hour, h.event_type, h.source_event, h.documented
 COMMENT 'One row per tenant, source, hour of receipt, event type, vendor''s event name and whether that is documented: delivery. Counts add up; percentiles do not: over several rows take event_latency_hour.';
 
@@ -127,7 +127,7 @@ AS WITH
 SELECT
     h.tenant AS tenant,
     h.source AS source,
-    toDate(h.minute) AS day,
+    h.day AS day,
     h.event_type AS event_type,
     h.source_event AS source_event,
     h.documented AS documented,
@@ -144,7 +144,7 @@ SELECT
     if(isFinite(queryable[1]), queryable[1], NULL) AS queryable_p50_ms,
     if(isFinite(queryable[2]), queryable[2], NULL) AS queryable_p95_ms,
     if(isFinite(queryable[3]), queryable[3], NULL) AS queryable_p99_ms
-FROM event_health AS h
+FROM event_health_day AS h
 GROUP BY h.tenant, h.source, day, h.event_type, h.source_event, h.documented
 COMMENT 'One row per tenant, source, day of receipt, event type, vendor''s event name and whether that is documented: delivery. Counts add up; percentiles do not: over several rows take event_latency_day.';
 
@@ -183,11 +183,11 @@ DEFINER = CURRENT_USER SQL SECURITY DEFINER
 AS SELECT
     h.tenant AS tenant,
     h.source AS source,
-    toStartOfHour(h.minute) AS hour,
+    h.hour AS hour,
     h.event_type AS event_type,
     quantilesDDMergeState(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive_latency,
     quantilesDDMergeState(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable_latency
-FROM event_health AS h
+FROM event_health_hour AS h
 WHERE h.accepted > 0
 GROUP BY h.tenant, h.source, hour, h.event_type
 COMMENT 'One row per tenant, source, hour of receipt and event type with an accepted event: latencies that can be merged over any rows, with quantilesDDMerge. Not for SELECT *: the states are binary.';
@@ -205,11 +205,11 @@ DEFINER = CURRENT_USER SQL SECURITY DEFINER
 AS SELECT
     h.tenant AS tenant,
     h.source AS source,
-    toDate(h.minute) AS day,
+    h.day AS day,
     h.event_type AS event_type,
     quantilesDDMergeState(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive_latency,
     quantilesDDMergeState(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable_latency
-FROM event_health AS h
+FROM event_health_day AS h
 WHERE h.accepted > 0
 GROUP BY h.tenant, h.source, day, h.event_type
 COMMENT 'One row per tenant, source, day of receipt and event type with an accepted event: latencies that can be merged over any rows, with quantilesDDMerge. Not for SELECT *: the states are binary.';

@@ -107,36 +107,240 @@ AS SELECT
 FROM {db}.conversations_as_of(as_of = now64(3, 'UTC'))
 COMMENT 'One row per conversation, judged as of now. NULL is unknown, never zero. Medians over any grouping come from here, e.g. quantileExactInclusive(0.5)(first_response_any_ms). Filter by tenant.';
 
-CREATE OR REPLACE VIEW {bi}.conversation_metrics_by_day
+CREATE OR REPLACE VIEW {bi}.conversation_metrics_hour
 (
-    tenant      LowCardinality(String) COMMENT 'Tenant',
-    source      LowCardinality(String) COMMENT 'Vendor of the widget',
-    day         Date                   COMMENT 'Day on which the conversations started (UTC)',
-    metric      LowCardinality(String) COMMENT 'Name, see metric_definitions',
-    kind        LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
-    observable  Bool                   COMMENT 'False where the source cannot show the metric: then all values are NULL',
-    n           UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
-    numerator   Nullable(Int64)        COMMENT 'Of a rate or score; of a count, the count. Adds up over rows',
-    denominator Nullable(Int64)        COMMENT 'Of a rate or score. Adds up over rows',
-    rate        Nullable(Float64)      COMMENT 'numerator / denominator; NULL where the denominator is 0. Over several rows: sum(numerator) / nullIf(sum(denominator), 0)',
-    median_ms   Nullable(Float64)      COMMENT 'Median of a duration; milliseconds. Does not add up: over several rows take it from conversations',
-    p90_ms      Nullable(Float64)      COMMENT '90th percentile of a duration; milliseconds',
-    p95_ms      Nullable(Float64)      COMMENT '95th percentile of a duration; milliseconds'
+    tenant       LowCardinality(String) COMMENT 'Tenant',
+    source       LowCardinality(String) COMMENT 'Vendor of the widget',
+    hour         DateTime('UTC')        COMMENT 'Hour in which the conversations started (UTC)',
+    metric       LowCardinality(String) COMMENT 'Name of the metric',
+    kind         LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
+    observable   Bool                   COMMENT 'False where the source cannot show the metric: then it has no values',
+    n            UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
+    numerator    Nullable(Int64)        COMMENT 'Of a rate or score; of a count, the count. Adds up over rows',
+    denominator  Nullable(Int64)        COMMENT 'Of a rate or score. Adds up over rows',
+    rate         Nullable(Float64)      COMMENT 'numerator / denominator; NULL where the denominator is 0. Over several rows: sum(numerator) / nullIf(sum(denominator), 0)',
+    median_ms    Nullable(Float64)      COMMENT 'Median of a duration; milliseconds. Does not add up, see durations_ms',
+    p90_ms       Nullable(Float64)      COMMENT '90th percentile of a duration; milliseconds',
+    p95_ms       Nullable(Float64)      COMMENT '95th percentile of a duration; milliseconds',
+    durations_ms Array(Int64)           COMMENT 'Every single duration; milliseconds. Over several rows: quantileExactInclusiveArray(0.5)(durations_ms), where any is there',
+    provisional  Bool                   COMMENT 'True where the figure can still change without late events: the hour is not over for 5 minutes, a conversation is open, or a close is not 7 days old (reopen_rate)',
+    as_of        DateTime64(3, 'UTC')   COMMENT 'When it was judged; nothing has changed since'
+)
+DEFINER = CURRENT_USER SQL SECURITY DEFINER
+AS WITH
+    (SELECT max(as_of) FROM rollup_runs) AS last_run
+SELECT
+    r.tenant AS tenant,
+    r.source AS source,
+    r.cohort AS hour,
+    f.1 AS metric,
+    f.2 AS kind,
+    toBool(f.3 > 0) AS observable,
+    if(kind = 'duration', length(f.6), f.3) AS n,
+    if(kind = 'duration', NULL, f.4) AS numerator,
+    f.5 AS denominator,
+    if(kind IN ('rate', 'score'), numerator / nullIf(denominator, 0), NULL) AS rate,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.5)', f.6), NULL) AS median_ms,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.9)', f.6), NULL) AS p90_ms,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.95)', f.6), NULL) AS p95_ms,
+    f.6 AS durations_ms,
+    toBool(ifNull(r.open > 0
+        OR (metric = 'reopen_rate' AND r.reopen_settles_at IS NOT NULL)
+        OR r.cohort + INTERVAL 1 HOUR + INTERVAL 5 MINUTE > last_run, 1)) AS provisional,
+    r.as_of AS as_of
+FROM conversation_rollup AS r FINAL
+ARRAY JOIN r.figures AS g
+ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f
+WHERE r.unit = 'hour' AND r.dimension = ''
+COMMENT 'One row per tenant, source, hour of start and metric, as of the last run of the roll-up job.';
+
+CREATE OR REPLACE VIEW {bi}.conversation_metrics_day
+(
+    tenant       LowCardinality(String) COMMENT 'Tenant',
+    source       LowCardinality(String) COMMENT 'Vendor of the widget',
+    day          Date                   COMMENT 'Day on which the conversations started (UTC)',
+    metric       LowCardinality(String) COMMENT 'Name of the metric',
+    kind         LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
+    observable   Bool                   COMMENT 'False where the source cannot show the metric: then it has no values',
+    n            UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
+    numerator    Nullable(Int64)        COMMENT 'Of a rate or score; of a count, the count. Adds up over rows',
+    denominator  Nullable(Int64)        COMMENT 'Of a rate or score. Adds up over rows',
+    rate         Nullable(Float64)      COMMENT 'numerator / denominator; NULL where the denominator is 0. Over several rows: sum(numerator) / nullIf(sum(denominator), 0)',
+    median_ms    Nullable(Float64)      COMMENT 'Median of a duration; milliseconds. Does not add up, see durations_ms',
+    p90_ms       Nullable(Float64)      COMMENT '90th percentile of a duration; milliseconds',
+    p95_ms       Nullable(Float64)      COMMENT '95th percentile of a duration; milliseconds',
+    durations_ms Array(Int64)           COMMENT 'Every single duration; milliseconds. Over several rows: quantileExactInclusiveArray(0.5)(durations_ms), where any is there',
+    provisional  Bool                   COMMENT 'True where the figure can still change without late events: the day is not over for 5 minutes, a conversation is open, or a close is not 7 days old (reopen_rate)',
+    as_of        DateTime64(3, 'UTC')   COMMENT 'When it was judged; nothing has changed since'
+)
+DEFINER = CURRENT_USER SQL SECURITY DEFINER
+AS WITH
+    (SELECT max(as_of) FROM rollup_runs) AS last_run
+SELECT
+    r.tenant AS tenant,
+    r.source AS source,
+    toDate(r.cohort) AS day,
+    f.1 AS metric,
+    f.2 AS kind,
+    toBool(f.3 > 0) AS observable,
+    if(kind = 'duration', length(f.6), f.3) AS n,
+    if(kind = 'duration', NULL, f.4) AS numerator,
+    f.5 AS denominator,
+    if(kind IN ('rate', 'score'), numerator / nullIf(denominator, 0), NULL) AS rate,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.5)', f.6), NULL) AS median_ms,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.9)', f.6), NULL) AS p90_ms,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.95)', f.6), NULL) AS p95_ms,
+    f.6 AS durations_ms,
+    toBool(ifNull(r.open > 0
+        OR (metric = 'reopen_rate' AND r.reopen_settles_at IS NOT NULL)
+        OR r.cohort + INTERVAL 1 DAY + INTERVAL 5 MINUTE > last_run, 1)) AS provisional,
+    r.as_of AS as_of
+FROM conversation_rollup AS r FINAL
+ARRAY JOIN r.figures AS g
+ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f
+WHERE r.unit = 'day' AND r.dimension = ''
+COMMENT 'One row per tenant, source, day of start and metric, as of the last run of the roll-up job.';
+
+CREATE OR REPLACE VIEW {bi}.conversation_metrics_day_by_widget
+(
+    tenant       LowCardinality(String) COMMENT 'Tenant',
+    source       LowCardinality(String) COMMENT 'Vendor of the widget',
+    day          Date                   COMMENT 'Day on which the conversations started (UTC)',
+    widget_id    LowCardinality(String) COMMENT 'The vendor''s widget or bot id; empty: none, (several): more than one in a conversation, (other): beyond the 50 most frequent of the day',
+    metric       LowCardinality(String) COMMENT 'Name of the metric',
+    kind         LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
+    observable   Bool                   COMMENT 'False where the source cannot show the metric: then it has no values',
+    n            UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
+    numerator    Nullable(Int64)        COMMENT 'Of a rate or score; of a count, the count. Adds up over rows',
+    denominator  Nullable(Int64)        COMMENT 'Of a rate or score. Adds up over rows',
+    rate         Nullable(Float64)      COMMENT 'numerator / denominator; NULL where the denominator is 0. Over several rows: sum(numerator) / nullIf(sum(denominator), 0)',
+    median_ms    Nullable(Float64)      COMMENT 'Median of a duration; milliseconds. Does not add up, see durations_ms',
+    p90_ms       Nullable(Float64)      COMMENT '90th percentile of a duration; milliseconds',
+    p95_ms       Nullable(Float64)      COMMENT '95th percentile of a duration; milliseconds',
+    durations_ms Array(Int64)           COMMENT 'Every single duration; milliseconds. Over several rows: quantileExactInclusiveArray(0.5)(durations_ms), where any is there',
+    provisional  Bool                   COMMENT 'True where the figure can still change without late events: the day is not over for 5 minutes, a conversation is open, or a close is not 7 days old (reopen_rate)',
+    as_of        DateTime64(3, 'UTC')   COMMENT 'When it was judged; nothing has changed since'
+)
+DEFINER = CURRENT_USER SQL SECURITY DEFINER
+AS WITH
+    (SELECT max(as_of) FROM rollup_runs) AS last_run
+SELECT
+    r.tenant AS tenant,
+    r.source AS source,
+    toDate(r.cohort) AS day,
+    g.value AS widget_id,
+    f.1 AS metric,
+    f.2 AS kind,
+    toBool(f.3 > 0) AS observable,
+    if(kind = 'duration', length(f.6), f.3) AS n,
+    if(kind = 'duration', NULL, f.4) AS numerator,
+    f.5 AS denominator,
+    if(kind IN ('rate', 'score'), numerator / nullIf(denominator, 0), NULL) AS rate,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.5)', f.6), NULL) AS median_ms,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.9)', f.6), NULL) AS p90_ms,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.95)', f.6), NULL) AS p95_ms,
+    f.6 AS durations_ms,
+    toBool(ifNull(r.open > 0
+        OR (metric = 'reopen_rate' AND r.reopen_settles_at IS NOT NULL)
+        OR r.cohort + INTERVAL 1 DAY + INTERVAL 5 MINUTE > last_run, 1)) AS provisional,
+    r.as_of AS as_of
+FROM conversation_rollup AS r FINAL
+ARRAY JOIN r.figures AS g
+ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f
+WHERE r.unit = 'day' AND r.dimension = 'widget'
+COMMENT 'One row per tenant, source, day of start, widget and metric, as of the last run of the roll-up job.';
+
+CREATE OR REPLACE VIEW {bi}.conversation_metrics_day_by_language
+(
+    tenant       LowCardinality(String) COMMENT 'Tenant',
+    source       LowCardinality(String) COMMENT 'Vendor of the widget',
+    day          Date                   COMMENT 'Day on which the conversations started (UTC)',
+    language     LowCardinality(String) COMMENT 'Language tag; empty: none, (several): more than one in a conversation, (other): beyond the 50 most frequent of the day',
+    metric       LowCardinality(String) COMMENT 'Name of the metric',
+    kind         LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
+    observable   Bool                   COMMENT 'False where the source cannot show the metric: then it has no values',
+    n            UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
+    numerator    Nullable(Int64)        COMMENT 'Of a rate or score; of a count, the count. Adds up over rows',
+    denominator  Nullable(Int64)        COMMENT 'Of a rate or score. Adds up over rows',
+    rate         Nullable(Float64)      COMMENT 'numerator / denominator; NULL where the denominator is 0. Over several rows: sum(numerator) / nullIf(sum(denominator), 0)',
+    median_ms    Nullable(Float64)      COMMENT 'Median of a duration; milliseconds. Does not add up, see durations_ms',
+    p90_ms       Nullable(Float64)      COMMENT '90th percentile of a duration; milliseconds',
+    p95_ms       Nullable(Float64)      COMMENT '95th percentile of a duration; milliseconds',
+    durations_ms Array(Int64)           COMMENT 'Every single duration; milliseconds. Over several rows: quantileExactInclusiveArray(0.5)(durations_ms), where any is there',
+    provisional  Bool                   COMMENT 'True where the figure can still change without late events: the day is not over for 5 minutes, a conversation is open, or a close is not 7 days old (reopen_rate)',
+    as_of        DateTime64(3, 'UTC')   COMMENT 'When it was judged; nothing has changed since'
+)
+DEFINER = CURRENT_USER SQL SECURITY DEFINER
+AS WITH
+    (SELECT max(as_of) FROM rollup_runs) AS last_run
+SELECT
+    r.tenant AS tenant,
+    r.source AS source,
+    toDate(r.cohort) AS day,
+    g.value AS language,
+    f.1 AS metric,
+    f.2 AS kind,
+    toBool(f.3 > 0) AS observable,
+    if(kind = 'duration', length(f.6), f.3) AS n,
+    if(kind = 'duration', NULL, f.4) AS numerator,
+    f.5 AS denominator,
+    if(kind IN ('rate', 'score'), numerator / nullIf(denominator, 0), NULL) AS rate,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.5)', f.6), NULL) AS median_ms,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.9)', f.6), NULL) AS p90_ms,
+    if(notEmpty(f.6), arrayReduce('quantileExactInclusive(0.95)', f.6), NULL) AS p95_ms,
+    f.6 AS durations_ms,
+    toBool(ifNull(r.open > 0
+        OR (metric = 'reopen_rate' AND r.reopen_settles_at IS NOT NULL)
+        OR r.cohort + INTERVAL 1 DAY + INTERVAL 5 MINUTE > last_run, 1)) AS provisional,
+    r.as_of AS as_of
+FROM conversation_rollup AS r FINAL
+ARRAY JOIN r.figures AS g
+ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f
+WHERE r.unit = 'day' AND r.dimension = 'language'
+COMMENT 'One row per tenant, source, day of start, language and metric, as of the last run of the roll-up job.';
+
+CREATE OR REPLACE VIEW {bi}.restatements
+(
+    tenant            LowCardinality(String)           COMMENT 'Tenant',
+    source            LowCardinality(String)           COMMENT 'Vendor of the widget',
+    day               Date                             COMMENT 'Day on which the conversations started (UTC)',
+    metric            LowCardinality(String)           COMMENT 'Name of the metric',
+    kind              LowCardinality(String)           COMMENT 'count, rate, score or duration',
+    old_n             UInt64                           COMMENT 'Conversations, or durations, that the old figure was made of',
+    new_n             UInt64                           COMMENT 'The same of the new figure',
+    old_numerator     Nullable(Int64)                  COMMENT 'Old count, or numerator of a rate or score',
+    new_numerator     Nullable(Int64)                  COMMENT 'The new one',
+    old_denominator   Nullable(Int64)                  COMMENT 'Old denominator of a rate or score',
+    new_denominator   Nullable(Int64)                  COMMENT 'The new one',
+    old_median_ms     Nullable(Float64)                COMMENT 'Old median of a duration; milliseconds',
+    new_median_ms     Nullable(Float64)                COMMENT 'The new one',
+    settled_at        DateTime64(3, 'UTC')             COMMENT 'When the old figure was judged',
+    restated_at       DateTime64(3, 'UTC')             COMMENT 'When the new figure was judged',
+    late_events       UInt64                           COMMENT 'Accepted events of conversations of that day that came in between; 0: a definition or a setting changed',
+    first_occurred_at Nullable(DateTime64(3, 'UTC'))   COMMENT 'When the first of them occurred',
+    last_occurred_at  Nullable(DateTime64(3, 'UTC'))   COMMENT 'When the last of them occurred',
+    last_received_at  Nullable(DateTime64(3, 'UTC'))   COMMENT 'When the last of them was received'
 )
 DEFINER = CURRENT_USER SQL SECURITY DEFINER
 AS SELECT
     tenant,
-    assumeNotNull(source) AS source,
-    assumeNotNull(day) AS day,
+    source,
+    day,
     metric,
     kind,
-    observable::Bool AS observable,
-    n,
-    numerator,
-    denominator,
-    rate,
-    median_ms,
-    p90_ms,
-    p95_ms
-FROM metrics_by_day
-COMMENT 'One row per tenant, source, day of start and metric, judged as of now: a day can change while its conversations are open, and for 7 days after they close (reopen_rate).';
+    old_n,
+    new_n,
+    old_numerator,
+    new_numerator,
+    old_denominator,
+    new_denominator,
+    old_median_ms,
+    new_median_ms,
+    settled_as_of AS settled_at,
+    restated_as_of AS restated_at,
+    late_events,
+    first_occurred_at,
+    last_occurred_at,
+    last_received_at
+FROM restatements FINAL
+COMMENT 'One row per figure of a settled day that changed afterwards, with the reason.';

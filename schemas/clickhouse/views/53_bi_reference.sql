@@ -4,8 +4,8 @@ CREATE OR REPLACE VIEW {bi}.tenants
 (
     tenant                       LowCardinality(String)                COMMENT 'Tenant',
     sources                      Array(LowCardinality(String))         COMMENT 'Vendors whose widgets sent something',
-    first_received_at            DateTime('UTC')                       COMMENT 'Minute of the first receipt',
-    last_received_at             DateTime('UTC')                       COMMENT 'Minute of the last receipt',
+    first_received_at            DateTime('UTC')                       COMMENT 'Hour of the first receipt',
+    last_received_at             DateTime('UTC')                       COMMENT 'Hour of the last receipt',
     received                     UInt64                                COMMENT 'Records received: accepted + duplicate + rejected',
     accepted                     UInt64                                COMMENT 'Events accepted, each once',
     duplicate                    UInt64                                COMMENT 'Further copies of accepted events',
@@ -16,14 +16,14 @@ DEFINER = CURRENT_USER SQL SECURITY DEFINER
 AS SELECT
     h.tenant AS tenant,
     arraySort(groupUniqArrayIf(h.source, h.source != '')) AS sources,
-    min(h.minute) AS first_received_at,
-    max(h.minute) AS last_received_at,
+    min(h.hour) AS first_received_at,
+    max(h.hour) AS last_received_at,
     sum(h.received) AS received,
     sum(h.accepted) AS accepted,
     sum(h.duplicate) AS duplicate,
     sum(h.rejected) AS rejected,
     any(if(s.conversation_timeout_seconds = 0, 86400, s.conversation_timeout_seconds)) AS conversation_timeout_seconds
-FROM event_health AS h
+FROM event_health_hour AS h
 LEFT ANY JOIN (SELECT tenant, conversation_timeout_seconds FROM tenant_settings FINAL) AS s ON s.tenant = h.tenant
 WHERE h.tenant != ''
 GROUP BY h.tenant
