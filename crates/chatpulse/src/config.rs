@@ -144,6 +144,9 @@ pub(crate) struct Reports {
     /// Longest wait for ClickHouse's answer to a question of a report. Beyond it: 503.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub(crate) query_timeout: Duration,
+    /// How often the roll-ups that reports are made of are brought up to date.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) rollup_interval: Duration,
 }
 
 /// `[sources]`
@@ -241,6 +244,7 @@ impl Default for Reports {
             operator_token: None,
             requests_per_second: non_zero(50),
             query_timeout: Duration::from_secs(15),
+            rollup_interval: Duration::from_secs(10),
         }
     }
 }

@@ -7,9 +7,10 @@ use chatpulse_enricher::Checkpoints;
 use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
 use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
-use chatpulse_reports::{Access, AccessConfig, Reports, StageLag};
+use chatpulse_reports::{
+    Access, AccessConfig, Reports, RollUpMetrics, StageLag, keep_rolled_up,
+};
 use chatpulse_store::{Store, StoreConfig};
-use jiff::Timestamp;
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -297,31 +298,14 @@ impl Stages {
         }
         let router =
             chatpulse_reports::router(self.reports(), access).merge(status::router(status));
+        let metrics = RollUpMetrics::new(&self.registry)?;
         tokio::select! {
             served = status::serve(router, listener, stop) => served,
             never = tokens.run(self.config.producer.tenants_poll) => match never {},
-            never = self.roll_up() => match never {},
-        }
-    }
-
-    /// Keeps what reports read up to date. Several processes may do so.
-    async fn roll_up(&self) -> std::convert::Infallible {
-        let store = self.store();
-        loop {
-            match store.roll_up(Timestamp::now().as_millisecond()).await {
-                Ok(done) => tracing::debug!(?done, "rolled up"),
-                // A stage before it may still be making the schema.
-                Err(error) => {
-                    tracing::warn!(%error, "could not roll up; reports show what was before")
-                }
-            }
-            tokio::time::sleep(ROLL_UP_PAUSE).await;
+            never = keep_rolled_up(self.store(), settings.rollup_interval, metrics) => match never {},
         }
     }
 }
-
-/// Between two roll-ups: how old conversations in reports are at most, beside what a roll-up takes.
-const ROLL_UP_PAUSE: Duration = Duration::from_secs(15);
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)

@@ -22,6 +22,7 @@ mod markdown;
 mod overview;
 mod pages;
 mod period;
+mod rollups;
 mod text;
 mod verdict;
 
@@ -42,6 +43,7 @@ pub use health::{
 pub use http::router;
 pub use overview::{Overview, PartitionLag, PipelinePointReport, StageLag, TenantOverview};
 pub use period::{Period, PeriodError, Span};
+pub use rollups::{RollUpMetrics, keep_rolled_up};
 pub use verdict::{Judgement, Verdict};
 
 use chatpulse_model::source::Catalog;
