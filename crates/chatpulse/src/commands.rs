@@ -493,6 +493,15 @@ async fn replay(stages: Stages, args: ReplayArgs) -> anyhow::Result<()> {
 }
 
 async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
+    // The stage does so all the time; where none runs, the figures would be old.
+    let now = Timestamp::now();
+    if let Err(error) = stages.store().roll_up(now.as_millisecond()).await {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(
+            error,
+            "could not roll up: the report is as of the last time that it was done"
+        );
+    }
     let reports = stages.reports();
     let text = match command {
         ReportCommand::TenantHealth(args) => {

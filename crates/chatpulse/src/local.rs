@@ -41,6 +41,8 @@ pub(crate) struct LocalArgs {
 
 /// The embedded broker takes tens of milliseconds for a batch (see the producer's `linger`).
 const LINGER: Duration = Duration::from_millis(25);
+/// Whoever runs all on one machine wants to see what they sent.
+const ROLL_UP_INTERVAL: Duration = Duration::from_secs(2);
 /// How long each part may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -132,6 +134,7 @@ impl Local {
         config.producer.linger = LINGER;
         config.enricher.linger = LINGER;
         config.enricher.checkpoints = folder.file("checkpoints").to_string_lossy().into_owned();
+        config.reports.rollup_interval = ROLL_UP_INTERVAL;
         config.producer.tenants_file = folder.tenants_file();
         if !config.producer.tenants_file.exists() {
             std::fs::write(&config.producer.tenants_file, "")?;

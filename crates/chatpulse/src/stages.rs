@@ -7,9 +7,7 @@ use chatpulse_enricher::Checkpoints;
 use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
 use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
-use chatpulse_reports::{
-    Access, AccessConfig, Reports, RollUpMetrics, StageLag, keep_rolled_up,
-};
+use chatpulse_reports::{Access, AccessConfig, Reports, RollUpMetrics, StageLag, keep_rolled_up};
 use chatpulse_store::{Store, StoreConfig};
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::watch};

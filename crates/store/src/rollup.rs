@@ -490,7 +490,8 @@ impl Store {
                  ifNull(sipHash64(
                      (SELECT argMax(checksum, (version, applied_at)) FROM schema_views),
                      (SELECT groupBitXor(sipHash64(tuple(* EXCEPT written_at))) FROM source_observes FINAL),
-                     (SELECT groupBitXor(sipHash64(tuple(* EXCEPT written_at))) FROM tenant_settings FINAL)), 0) AS now_defined,
+                     (SELECT groupBitXor(sipHash64(tuple(* EXCEPT written_at))) FROM tenant_settings FINAL
+                      WHERE conversation_timeout_seconds NOT IN (0, 86400))), 0) AS now_defined,
                  (SELECT argMaxOrNull((toUnixTimestamp64Milli(as_of), toUnixTimestamp64Milli(read_at), definitions), read_at)
                   FROM rollup_runs) AS last
              SELECT toString(generateUUIDv4()) AS id, toUnixTimestamp64Milli(now64(3)) AS read_ms,

@@ -8,8 +8,10 @@ use std::{
 };
 
 use anyhow::bail;
+use chatpulse_reports::{Period, Value};
 use chatpulse_simulator::{Durations, Ratio, SourceMetrics, TenantTruth, Truth};
 use chatpulse_store::{AuditOptions, Books, Cohort, MetricRow, Window};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
@@ -230,6 +232,8 @@ pub(super) async fn judge(
             compare(tenant, &rows, &mut differences),
         );
     }
+    let of_reports = reported(&tenants, probe).await?;
+    differences.extend(of_reports);
     let equals_truth = differences.is_empty();
     let mut faults = faults_of_books(&truth, &sent, &totals);
     let audit = probe.store.audit(&AuditOptions::default()).await?;
@@ -263,6 +267,47 @@ pub(super) async fn judge(
         peak_memory_bytes: peak_memory_bytes(),
         metrics,
     })
+}
+
+/// What the reports of the tenants, which are made of roll-ups, say otherwise than the metric views, which
+/// are compared with the truth: nothing, as of the same time.
+async fn reported(tenants: &BTreeSet<&str>, probe: &Probe) -> anyhow::Result<Vec<String>> {
+    let now = Timestamp::now();
+    let as_of_ms = now.as_millisecond();
+    probe.store.roll_up(as_of_ms).await?;
+    let mut differences = Vec::new();
+    for tenant in tenants {
+        let period = Period::before(now, "366d")?;
+        let report = probe.stages.reports().conversations(tenant, period).await?;
+        let cohort = Cohort {
+            tenant,
+            started: ALL_TIME,
+            as_of_ms,
+            conversation_prefix: "",
+        };
+        for row in probe.store.metrics(&cohort).await? {
+            let metric = report
+                .metrics
+                .iter()
+                .find(|metric| metric.metric == row.metric);
+            let shown = metric.and_then(|metric| match &row.source {
+                None => metric.overall.as_ref(),
+                Some(source) => metric.by_source.get(source)?.as_ref(),
+            });
+            let (shown, derived) = (
+                shown.map_or(NOT_AVAILABLE, Figure::from),
+                Figure::from(&row),
+            );
+            if !shown.equals(&derived) {
+                let source = row.source.as_deref().unwrap_or("all sources");
+                differences.push(format!(
+                    "report of {tenant}/{source}: {} is {shown:?}, by the views {derived:?}",
+                    row.metric
+                ));
+            }
+        }
+    }
+    Ok(differences)
 }
 
 /// All that a run can contain.
@@ -512,6 +557,38 @@ impl From<&MetricRow> for Figure {
             _ => Self::Ratio {
                 numerator,
                 denominator,
+            },
+        }
+    }
+}
+
+impl From<&Value> for Figure {
+    fn from(value: &Value) -> Self {
+        match *value {
+            Value::Count { count } => Self::Count(count),
+            Value::Rate {
+                numerator,
+                denominator,
+                ..
+            }
+            | Value::Score {
+                numerator,
+                denominator,
+                ..
+            } => Self::Ratio {
+                numerator,
+                denominator,
+            },
+            Value::Duration {
+                n,
+                median_ms,
+                p90_ms,
+                p95_ms,
+            } => Self::Durations {
+                n,
+                median_ms,
+                p90_ms,
+                p95_ms,
             },
         }
     }
