@@ -3,7 +3,8 @@
 //! ```text
 //! events ─► per raw partition: every offset once
 //!        ─► per tenant: received = accepted + duplicate + rejected, and so say event_health and rejections
-//!        ─► per conversation: messages of the stream = messages of conversation_facts
+//! event_health ─► per tenant: the same by hour and by day; rejections by hour
+//! events ─► per conversation: messages of the stream = messages of conversation_facts
 //! ```
 
 use std::collections::BTreeMap;
@@ -157,6 +158,12 @@ pub enum Finding {
         /// The tenant.
         tenant: String,
     },
+    /// Delivery health by hour or day, or rejections by hour, of a tenant are not the sums of what
+    /// they are made of.
+    RollUps {
+        /// The tenant.
+        tenant: String,
+    },
     /// Stream and store do not agree on the messages of a conversation.
     Messages(MessageCounts),
 }
@@ -195,6 +202,12 @@ impl fmt::Display for Finding {
                 write!(
                     f,
                     "tenant {tenant:?}: the counts of events and of its views differ"
+                )
+            }
+            Finding::RollUps { tenant } => {
+                write!(
+                    f,
+                    "tenant {tenant:?}: the counts by hour or day are not those of the minutes, or of the rejections"
                 )
             }
             Finding::Messages(m) => write!(
@@ -287,6 +300,29 @@ FROM
     FROM conversation_facts GROUP BY tenant
 )
 GROUP BY tenant
+ORDER BY tenant";
+
+/// Tenants whose sums are not the same by minute, hour and day, or whose rejections by hour are others
+/// than the rejections. Those of the minutes are held against the events by [`TENANTS`].
+const ROLL_UPS: &str = "
+SELECT tenant FROM
+(
+    SELECT toString(tenant) AS tenant, 'health' AS of, (sum(received), sum(accepted), sum(duplicate), sum(rejected), sum(late)) AS n
+    FROM event_health GROUP BY tenant
+    UNION ALL
+    SELECT toString(tenant), 'health', (sum(received), sum(accepted), sum(duplicate), sum(rejected), sum(late))
+    FROM event_health_hour GROUP BY tenant
+    UNION ALL
+    SELECT toString(tenant), 'health', (sum(received), sum(accepted), sum(duplicate), sum(rejected), sum(late))
+    FROM event_health_day GROUP BY tenant
+    UNION ALL
+    SELECT toString(tenant), 'rejections', (count(), 0, 0, 0, 0) FROM rejections GROUP BY tenant
+    UNION ALL
+    SELECT toString(tenant), 'rejections', (sum(rejected), 0, 0, 0, 0) FROM rejections_hour GROUP BY tenant
+)
+GROUP BY tenant
+HAVING uniqExactIf(n, of = 'health') > 1 OR uniqExactIf(n, of = 'rejections') > 1
+    OR countIf(of = 'health') NOT IN (0, 3) OR countIf(of = 'rejections') NOT IN (0, 2)
 ORDER BY tenant";
 
 /// Messages per conversation, in events and in the facts. The stream's own number is held against
@@ -384,6 +420,14 @@ impl Store {
                 .map(|tenant| Finding::Unbalanced {
                     tenant: tenant.tenant.clone(),
                 }),
+        );
+        let roll_ups: Vec<String> = self
+            .within("auditing roll-ups", self.client.query(ROLL_UPS).fetch_all())
+            .await?;
+        findings.extend(
+            roll_ups
+                .into_iter()
+                .map(|tenant| Finding::RollUps { tenant }),
         );
         let differing: Vec<MessageCounts> = self
             .within(

@@ -1,10 +1,9 @@
 //! Conversation metrics, by cohorts: the conversations that started in a span.
 
 use clickhouse::Row;
-use clickhouse::query::Query;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, Unit, Window};
+use super::{Span, Unit, Window, brief};
 use crate::Store;
 use crate::error::StoreError;
 use crate::rollup::SETTLING_MS;
@@ -244,7 +243,7 @@ impl Store {
         );
         let sql =
             format!("SELECT * FROM ({sql}) ORDER BY source NULLS FIRST, at_ms, value, metric");
-        let query = rolled_up(self.client.query(&sql).bind(tenant));
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading metrics", query.fetch_all()).await
     }
 
@@ -261,7 +260,7 @@ impl Store {
             span.unit.cohorts(),
             span.on("r.cohort"),
         );
-        let query = rolled_up(self.client.query(&sql).bind(tenant));
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading the state of cohorts", query.fetch_one())
             .await
     }
@@ -311,9 +310,4 @@ pub(super) fn cohorts(span: Span, dimension: &str) -> String {
          ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f
          WHERE tenant = ? AND unit = '{unit}' AND dimension = '{dimension}' AND {inside}"
     )
-}
-
-/// Settings for reading what the job wrote: the last row of a key stands in one partition.
-pub(super) fn rolled_up(query: Query) -> Query {
-    query.with_setting("do_not_merge_across_partitions_select_final", "1")
 }

@@ -3,8 +3,8 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::cohorts::{cohorts, rolled_up};
-use super::{Span, Unit, Window};
+use super::cohorts::cohorts;
+use super::{Span, Unit, Window, brief};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -178,7 +178,7 @@ impl Store {
                  ORDER BY source NULLS FIRST, event_type NULLS FIRST
                  SETTINGS group_by_use_nulls = 1"
         );
-        let query = self.client.query(&sql).bind(tenant);
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading delivery health", query.fetch_all())
             .await
     }
@@ -198,7 +198,7 @@ impl Store {
              WHERE h.tenant = ? AND {inside}
              GROUP BY source, event_type ORDER BY source, event_type"
         );
-        let query = self.client.query(&sql).bind(tenant);
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading the baseline", query.fetch_all()).await
     }
 
@@ -238,7 +238,7 @@ impl Store {
                  LIMIT {MAX_NAMES})
              ORDER BY source, source_event, documented"
         );
-        let query = self.client.query(&sql).bind(tenant).bind(tenant);
+        let query = brief(self.client.query(&sql).bind(tenant).bind(tenant));
         self.within("reading event names", query.fetch_all()).await
     }
 
@@ -263,7 +263,7 @@ impl Store {
              WHERE h.tenant = ? AND {inside}
              GROUP BY at, source ORDER BY at, source LIMIT {MAX_POINTS}"
         );
-        let query = self.client.query(&sql).bind(tenant);
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading delivery over time", query.fetch_all())
             .await
     }
@@ -290,7 +290,7 @@ impl Store {
              WHERE h.tenant = ? AND {inside}
              GROUP BY at, source, event_type ORDER BY source, event_type, at LIMIT {MAX_POINTS}"
         );
-        let query = self.client.query(&sql).bind(tenant);
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading delivery over time", query.fetch_all())
             .await
     }
@@ -314,7 +314,7 @@ impl Store {
              GROUP BY source HAVING sessions > 0 ORDER BY source",
             span.on("hour")
         );
-        let query = rolled_up(self.client.query(&sql).bind(tenant));
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading page sessions", query.fetch_all())
             .await
     }
@@ -343,7 +343,7 @@ impl Store {
             sum("messages_missing", "4"),
             cohorts(span, ""),
         );
-        let query = rolled_up(self.client.query(&sql).bind(tenant));
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading message gaps", query.fetch_all()).await
     }
 }

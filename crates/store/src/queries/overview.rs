@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::Span;
+use super::{Span, brief};
 use crate::Store;
 use crate::error::StoreError;
 use crate::rows::UndecodableOutcome;
@@ -107,7 +107,7 @@ impl Store {
              ORDER BY received DESC, baseline_received DESC, tenant
              LIMIT {MAX_TENANTS}"
         );
-        let query = self.client.query(&sql);
+        let query = brief(self.client.query(&sql));
         self.within("reading what tenants sent", query.fetch_all())
             .await
     }
@@ -128,7 +128,7 @@ impl Store {
              WHERE {inside}
              GROUP BY at ORDER BY at"
         );
-        let query = self.client.query(&sql);
+        let query = brief(self.client.query(&sql));
         self.within("reading the pipeline over time", query.fetch_all())
             .await
     }

@@ -97,17 +97,46 @@ async fn views_that_lack_what_the_table_has_are_found() {
     let store = store("audit_views").await;
     insert(&store, "all", &sound()).await;
     let client = client("audit_views");
+    let roll_ups = |tenant: &str| Finding::RollUps {
+        tenant: tenant.into(),
+    };
     execute(&client, "TRUNCATE TABLE rejections").await;
     let found = audit(&store).await;
     assert_eq!(
         found.findings,
-        [Finding::Unbalanced {
-            tenant: "acme".into()
-        }]
+        [
+            Finding::Unbalanced {
+                tenant: "acme".into()
+            },
+            roll_ups("acme"),
+        ]
     );
     assert!(found.to_string().contains("rejections: 0"));
+    execute(&client, "TRUNCATE TABLE rejections_hour").await;
+    assert_eq!(audit(&store).await.findings.len(), 1);
     execute(&client, "TRUNCATE TABLE event_health").await;
-    assert_eq!(audit(&store).await.findings.len(), 2);
+    assert_eq!(audit(&store).await.findings.len(), 4);
+}
+
+#[tokio::test]
+async fn roll_ups_that_are_not_the_sums_of_their_parts_are_found() {
+    let store = store("audit_roll_ups").await;
+    insert(&store, "all", &sound()).await;
+    let client = client("audit_roll_ups");
+    execute(
+        &client,
+        "INSERT INTO event_health_day SELECT * FROM event_health_day WHERE tenant = 'bravo'",
+    )
+    .await;
+    let roll_ups = |tenant: &str| Finding::RollUps {
+        tenant: tenant.into(),
+    };
+    assert_eq!(audit(&store).await.findings, [roll_ups("bravo")]);
+    execute(&client, "TRUNCATE TABLE event_health_hour").await;
+    assert_eq!(
+        audit(&store).await.findings,
+        [roll_ups("acme"), roll_ups("bravo")]
+    );
 }
 
 #[tokio::test]
