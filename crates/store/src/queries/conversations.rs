@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::Window;
+use super::{Span, Unit, Window};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -83,14 +83,22 @@ impl Store {
         } else {
             ""
         };
-        // The page is chosen by three narrow columns; only its conversations are judged.
+        // The page is chosen by three narrow columns of those that may start in the window; only its
+        // conversations are judged.
+        let may_start = Span {
+            window,
+            unit: Unit::Hour,
+        }
+        .whole()
+        .on("hour");
         let sql = format!(
             "WITH page AS (
                  SELECT tenant, source, conversation_id FROM (
                      SELECT f.tenant AS tenant, f.source AS source,
                             f.conversation_id AS conversation_id, min(f.started_at) AS started_at
                      FROM conversation_facts AS f
-                     WHERE f.tenant = ?
+                     WHERE f.tenant = ? AND (f.tenant, f.source, f.conversation_id) IN (
+                         SELECT tenant, source, id FROM conversation_starts WHERE tenant = ? AND {may_start})
                      GROUP BY tenant, source, conversation_id)
                  WHERE started_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
                    AND started_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC') {after}
@@ -125,6 +133,7 @@ impl Store {
         let mut query = self
             .client
             .query(&sql)
+            .bind(tenant)
             .bind(tenant)
             .bind(window.since_ms)
             .bind(window.until_ms);
