@@ -165,6 +165,23 @@ pub(crate) enum ReportCommand {
     #[command(after_help = "Example:
   chatpulse report conversations --tenant acme --since 30d --format json")]
     Conversations(ReportArgs),
+    /// Which source can show which metric, and why not; how each metric is defined.
+    #[command(after_help = "Example:\n  chatpulse report sources --format csv > sources.csv")]
+    Sources {
+        /// Form of the report.
+        #[arg(long, default_value = "md")]
+        format: MatrixFormat,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum MatrixFormat {
+    /// Markdown.
+    Md,
+    /// One JSON object.
+    Json,
+    /// One table for a spreadsheet.
+    Csv,
 }
 
 #[derive(Debug, Args)]
@@ -526,6 +543,14 @@ async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
                 ReportFormat::Json => serde_json::to_string_pretty(&report)?,
                 ReportFormat::Csv => report.to_csv()?,
                 ReportFormat::Html => report.to_html(),
+            }
+        }
+        ReportCommand::Sources { format } => {
+            let report = reports.matrix().await?;
+            match format {
+                MatrixFormat::Md => report.to_markdown(),
+                MatrixFormat::Json => serde_json::to_string_pretty(&report)?,
+                MatrixFormat::Csv => report.to_csv()?,
             }
         }
     };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use chatpulse_store::{
-    Breakdown, CohortState, Figure, Restatement as RestatedRow, StoreError, Unit,
+    Breakdown, CohortState, Figure, MetricDefinition, Restatement as RestatedRow, StoreError, Unit,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,49 +13,6 @@ use utoipa::openapi::{Object, ObjectBuilder, OneOfBuilder, Ref, Schema, Type};
 
 use crate::Reports;
 use crate::period::{Period, Span, timestamp, unit_schema};
-
-/// Every metric, in the order in which reports show them, and what it is called.
-pub(crate) const TITLES: [(&str, &str); 30] = [
-    ("conversations", "Conversations"),
-    ("total_messages", "Messages"),
-    ("visitor_messages", "… of visitors"),
-    ("bot_messages", "… of the bot"),
-    ("agent_messages", "… of human agents"),
-    ("reported_total", "Messages by the vendor's count"),
-    ("message_gap", "Message gap (vendor's count − seen)"),
-    ("messages_missing", "Messages missing"),
-    (
-        "conversations_with_gap",
-        "Conversations with messages missing",
-    ),
-    ("bot_conversations", "Conversations with the bot (B)"),
-    ("closed_bot_conversations", "… of these closed (C)"),
-    ("handoff_request_rate", "Handoff request rate (of B)"),
-    ("handoff_rate", "Handoff rate (of C)"),
-    ("containment_rate", "Containment rate (of C)"),
-    ("handed_off_share", "Outcome: handed off (of C)"),
-    (
-        "requested_unserved_share",
-        "Outcome: requested, unserved (of C)",
-    ),
-    ("human_intervened_share", "Outcome: human intervened (of C)"),
-    ("abandoned_share", "Outcome: abandoned (of C)"),
-    ("bot_resolution_rate", "Outcome: resolved by the bot (of C)"),
-    (
-        "contained_assumed_share",
-        "Outcome: contained, assumed (of C)",
-    ),
-    ("first_response_any", "First response"),
-    ("first_response_human", "First human response"),
-    ("time_to_human", "Time to human"),
-    ("unanswered_requests", "Requests unanswered"),
-    ("handle_time", "Handle time"),
-    ("resolution_time", "Resolution time"),
-    ("reopen_rate", "Reopen rate (7 d)"),
-    ("csat", "CSAT"),
-    ("csat_response_rate", "CSAT response rate"),
-    ("nps", "NPS"),
-];
 
 /// The conversation report of one tenant.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -104,9 +61,11 @@ pub struct State {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Metric {
     /// Name, as in the views.
-    pub metric: &'static str,
+    pub metric: String,
     /// Name for people.
-    pub title: &'static str,
+    pub title: String,
+    /// How it is computed, in words.
+    pub formula: String,
     /// True where the window is not over, or conversations that count can still change the figure.
     pub provisional: bool,
     /// Over the sources that can show it; null where none can.
@@ -247,7 +206,8 @@ impl Reports {
         period: Period,
     ) -> Result<Conversations, StoreError> {
         let (store, span) = (&self.store, period.cohorts());
-        let (state, by_source, by_time, by_widget, by_language, restated) = tokio::try_join!(
+        let (definitions, state, by_source, by_time, by_widget, by_language, restated) = tokio::try_join!(
+            store.metric_definitions(),
             store.cohort_state(tenant, span),
             store.figures(tenant, span, Breakdown::Source),
             store.figures(tenant, span, Breakdown::Time),
@@ -255,7 +215,7 @@ impl Reports {
             store.figures(tenant, span, Breakdown::Language),
             store.restatements(tenant, span.window, (0, RESTATEMENTS)),
         )?;
-        let (sources, metrics) = metrics(&by_source);
+        let (sources, metrics) = metrics(definitions, &by_source);
         Ok(Conversations {
             tenant: tenant.to_owned(),
             window: span.window.into(),
@@ -406,7 +366,7 @@ impl From<CohortState> for State {
 }
 
 /// The sources, and every metric over all of them and of each.
-fn metrics(figures: &[Figure]) -> (Vec<String>, Vec<Metric>) {
+fn metrics(definitions: Vec<MetricDefinition>, figures: &[Figure]) -> (Vec<String>, Vec<Metric>) {
     let mut sources: Vec<String> = figures
         .iter()
         .filter_map(|row| row.source.clone())
@@ -418,19 +378,21 @@ fn metrics(figures: &[Figure]) -> (Vec<String>, Vec<Metric>) {
             .iter()
             .find(|row| row.metric == metric && row.source.as_deref() == source)
     };
-    let metrics = TITLES
+    let metrics = definitions
         .into_iter()
-        .map(|(metric, title)| {
-            let overall = find(metric, None);
+        .map(|definition| {
+            let metric = definition.metric;
+            let overall = find(&metric, None);
             Metric {
-                metric,
-                title,
+                title: definition.title,
+                formula: definition.formula,
                 provisional: overall.is_some_and(|figure| figure.provisional),
                 overall: overall.and_then(value),
                 by_source: sources
                     .iter()
-                    .map(|source| (source.clone(), find(metric, Some(source)).and_then(value)))
+                    .map(|source| (source.clone(), find(&metric, Some(source)).and_then(value)))
                     .collect(),
+                metric,
             }
         })
         .collect();
@@ -583,7 +545,17 @@ mod tests {
             },
             figure(Some("b"), "containment_rate", "rate"),
         ];
-        let (sources, metrics) = metrics(&figures);
+        let definitions = ["conversations", "containment_rate"].map(|metric| MetricDefinition {
+            metric: metric.into(),
+            version: 1,
+            kind: String::new(),
+            unit: String::new(),
+            cohort: String::new(),
+            title: format!("title of {metric}"),
+            formula: String::new(),
+            needs: Vec::new(),
+        });
+        let (sources, metrics) = metrics(definitions.into(), &figures);
         assert_eq!(sources, ["a", "b"]);
         let containment = metrics
             .iter()
@@ -598,7 +570,7 @@ mod tests {
         assert_eq!(containment.by_source["b"], Some(quarter.clone()));
         assert_eq!(containment.overall, Some(quarter));
         let json = serde_json::to_value(&metrics).unwrap();
-        assert!(json[11]["by_source"]["a"].is_null());
+        assert!(json[1]["by_source"]["a"].is_null());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use csv::Writer;
 
 use crate::conversations::{Conversations, Value};
 use crate::health::{Delivery, Percentiles, TenantHealth};
+use crate::matrix::Matrix;
 use crate::verdict::Judgement;
 
 impl TenantHealth {
@@ -110,7 +111,7 @@ impl Conversations {
             };
         for metric in &self.metrics {
             row(
-                ["overall", "", metric.metric],
+                ["overall", "", &metric.metric],
                 metric.provisional,
                 metric.overall.as_ref(),
             )?;
@@ -118,7 +119,7 @@ impl Conversations {
         for metric in &self.metrics {
             for (source, value) in &metric.by_source {
                 row(
-                    ["source", source, metric.metric],
+                    ["source", source, &metric.metric],
                     metric.provisional,
                     value.as_ref(),
                 )?;
@@ -142,6 +143,47 @@ impl Conversations {
                         value.as_ref(),
                     )?;
                 }
+            }
+        }
+        finish(out)
+    }
+}
+
+impl Matrix {
+    /// One row per metric and source: `observable` is yes, partial or no, `missing` what it lacks.
+    ///
+    /// # Errors
+    /// None in practice: it writes to memory.
+    pub fn to_csv(&self) -> Result<String, csv::Error> {
+        let mut out = Writer::from_writer(Vec::new());
+        out.write_record([
+            "metric",
+            "version",
+            "kind",
+            "unit",
+            "cohort",
+            "title",
+            "formula",
+            "source",
+            "observable",
+            "missing",
+            "why",
+        ])?;
+        for metric in &self.metrics {
+            for (source, cell) in &metric.by_source {
+                out.write_record([
+                    &text(&metric.metric),
+                    &metric.version.to_string(),
+                    &text(&metric.kind),
+                    &text(&metric.unit),
+                    &text(&metric.cohort),
+                    &text(&metric.title),
+                    &text(&metric.formula),
+                    &text(source),
+                    &text(&cell.observable),
+                    &text(&cell.missing.join(", ")),
+                    &text(&cell.why),
+                ])?;
             }
         }
         finish(out)

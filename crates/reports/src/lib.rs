@@ -19,6 +19,7 @@ mod failures;
 mod health;
 mod http;
 mod markdown;
+mod matrix;
 mod overview;
 mod pages;
 mod period;
@@ -41,6 +42,7 @@ pub use health::{
     Delivery, Drift, Name, Percentiles, Point, SourceHealth, TenantHealth, TypeHealth,
 };
 pub use http::router;
+pub use matrix::{Matrix, MatrixCell, MatrixMetric, MatrixSource};
 pub use overview::{Overview, PartitionLag, PipelinePointReport, StageLag, TenantOverview};
 pub use period::{Period, PeriodError, Span};
 pub use rollups::{RollUpMetrics, keep_rolled_up};

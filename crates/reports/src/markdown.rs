@@ -7,6 +7,7 @@ use chatpulse_store::Unit;
 
 use crate::conversations::{Conversations, Metric, Restatement, State, Value};
 use crate::health::{Percentiles, TenantHealth};
+use crate::matrix::{Matrix, MatrixCell, MatrixSource};
 use crate::text::{NOT_AVAILABLE, duration, one_line};
 use crate::verdict::percent;
 
@@ -201,7 +202,7 @@ impl Conversations {
                     ""
                 };
                 let mut cells = vec![
-                    metric.title.to_owned(),
+                    metric.title.clone(),
                     format!("{}{mark}", value(metric.overall.as_ref())),
                 ];
                 cells.extend(of_sources.map(|found| value(found.and_then(Option::as_ref))));
@@ -292,7 +293,7 @@ impl Conversations {
             .filter_map(|name| self.metrics.iter().find(|metric| metric.metric == *name))
             .collect();
         let mut heads = vec![name];
-        heads.extend(shown.iter().map(|metric| metric.title));
+        heads.extend(shown.iter().map(|metric| metric.title.as_str()));
         table(
             out,
             &format!("{title}{name}"),
@@ -303,11 +304,71 @@ impl Conversations {
                 cells.extend(
                     shown
                         .iter()
-                        .map(|metric| value(metrics.get(metric.metric).and_then(Option::as_ref))),
+                        .map(|metric| value(metrics.get(&metric.metric).and_then(Option::as_ref))),
                 );
                 cells
             }),
         );
+    }
+}
+
+impl Matrix {
+    /// The matrix as Markdown, with what is missing below it.
+    pub fn to_markdown(&self) -> String {
+        let mut out =
+            "# What each source can show\n\nyes: the metric counts all of it. partial: it may \
+            miss some. n/a: the source cannot show it.\n"
+                .to_owned();
+        let mut heads = vec!["metric".to_owned(), "name".to_owned()];
+        heads.extend(self.sources.iter().map(|of| cell(&of.title)));
+        let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+        let observable = |found: Option<&MatrixCell>| match found.map(|of| of.observable.as_str()) {
+            Some("no") | None => NOT_AVAILABLE.to_owned(),
+            Some(yes_or_partial) => yes_or_partial.to_owned(),
+        };
+        table(
+            &mut out,
+            "Metrics and sources",
+            &heads,
+            self.metrics.iter().map(|metric| {
+                let of = |source: &MatrixSource| metric.by_source.get(&source.source);
+                let mut cells = vec![metric.title.clone(), format!("`{}`", metric.metric)];
+                cells.extend(self.sources.iter().map(|source| observable(of(source))));
+                cells
+            }),
+        );
+        let whys = self.metrics.iter().flat_map(|metric| {
+            self.sources.iter().filter_map(|source| {
+                let found = metric.by_source.get(&source.source)?;
+                let why = (!found.why.is_empty()).then(|| cell(&found.why))?;
+                let can = observable(Some(found));
+                Some(vec![metric.title.clone(), cell(&source.title), can, why])
+            })
+        });
+        table(
+            &mut out,
+            "Why not",
+            &["metric", "source", "shown", "why"],
+            whys,
+        );
+        let definitions = self.metrics.iter().map(|metric| {
+            let version = metric.version.to_string();
+            let cells = [
+                &metric.title,
+                &metric.kind,
+                &metric.unit,
+                &metric.cohort,
+                &metric.formula,
+            ];
+            cells
+                .into_iter()
+                .map(|text| text.replace('|', "\\|"))
+                .chain([version])
+                .collect()
+        });
+        let heads = ["metric", "kind", "unit", "of", "definition", "version"];
+        table(&mut out, "Definitions", &heads, definitions);
+        out
     }
 }
 

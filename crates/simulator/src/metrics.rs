@@ -23,7 +23,8 @@
 //! What LoyJoy cannot show: B needs a bot message or a handoff request, and none of LoyJoy's events
 //! proves either (`welcome_sent` tells of a fixed greeting, not of an answer, and no later bot message
 //! is reported). B is thus not empty but unseen, and every rate over B or C is n/a, as for Algomo,
-//! Autochat and Userlike. Its human part, closes, reopenings and NPS are seen.
+//! Autochat and Userlike. Its human part, closes and NPS are seen. A page session stands for its
+//! conversations, so a visitor who comes back days later begins another one: reopening is n/a.
 
 use std::collections::BTreeMap;
 
@@ -188,6 +189,8 @@ pub struct SourceMetrics {
 /// What a source lets be seen.
 #[derive(Default)]
 struct Sight {
+    /// Its own id of a conversation, by which one is known again days later.
+    conversation: bool,
     visitor: bool,
     bot: bool,
     agent: bool,
@@ -203,10 +206,12 @@ impl Sight {
         let blind = Sight::default();
         match source {
             Source::Algomo => Sight {
+                conversation: true,
                 visitor: true,
                 ..blind
             },
             Source::Autochat => Sight {
+                conversation: true,
                 request: true,
                 ..blind
             },
@@ -218,11 +223,13 @@ impl Sight {
                 ..blind
             },
             Source::Userlike => Sight {
+                conversation: true,
                 visitor: true,
                 agent: true,
                 ..blind
             },
             Source::Watermelon => Sight {
+                conversation: true,
                 visitor: true,
                 bot: true,
                 agent: true,
@@ -385,7 +392,8 @@ impl Tally {
             unanswered_requests: (sight.request && sight.join).then_some(self.unanswered_requests),
             handle_time: sight.join.then(|| Durations::of(self.handle_time)),
             resolution_time: sight.close.then(|| Durations::of(self.resolution_time)),
-            reopen_rate: (sight.close && sight.visitor).then_some(self.reopened),
+            reopen_rate: (sight.close && sight.visitor && sight.conversation)
+                .then_some(self.reopened),
             // No source gives a rating's value.
             csat: None,
             nps: sight.nps.then_some(self.nps),

@@ -32,9 +32,9 @@ pub use insert::Inserted;
 pub use migrations::{MIGRATIONS, Migration};
 pub use queries::{
     Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor, ConversationRow,
-    Figure, GapCount, HealthPoint, HealthRow, MetricRow, NameHealth, PipelinePoint, Rejected,
-    RejectedCursor, RejectionCount, Restatement, Span, TenantRow, TypeBaseline, TypePoint, Unit,
-    Window,
+    Figure, GapCount, HealthPoint, HealthRow, MetricDefinition, MetricRow, NameHealth,
+    PipelinePoint, Rejected, RejectedCursor, RejectionCount, Restatement, SourceMetric, Span,
+    TenantRow, TypeBaseline, TypePoint, Unit, Window,
 };
 pub use readers::{Reader, access_statements};
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};

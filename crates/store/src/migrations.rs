@@ -42,6 +42,7 @@ migrations! {
     4 "0004_metrics.sql" formerly "98b257590a0f4979806b41078ed65c6ab7bd6bb1e10b986bf8bf8cdbd9911306",
     5 "0005_poison.sql",
     6 "0006_rollups.sql",
+    7 "0007_sight.sql",
 }
 
 impl Migration {

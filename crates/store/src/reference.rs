@@ -1,5 +1,6 @@
 //! What the metric views need to know and only the program knows.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chatpulse_model::source::Definition;
@@ -9,7 +10,8 @@ use serde::Serialize;
 use crate::Store;
 use crate::error::StoreError;
 
-/// One row of `source_observes`: the fields of the model's `Observes` under their own names.
+/// One row of `source_observes`: the fields of the model's `Observes` under their own names, and the
+/// neutral types of the documented events.
 #[derive(Row, Serialize)]
 struct SourceRow<'a> {
     source: &'a str,
@@ -33,6 +35,9 @@ struct SourceRow<'a> {
     contacts: bool,
     links: bool,
     consent: bool,
+    partly: &'a [String],
+    without_conversation: &'a [String],
+    event_types: BTreeSet<&'static str>,
 }
 
 impl<'a> From<&'a Definition> for SourceRow<'a> {
@@ -60,6 +65,13 @@ impl<'a> From<&'a Definition> for SourceRow<'a> {
             contacts: observes.contacts,
             links: observes.links,
             consent: observes.consent,
+            partly: &observes.partly,
+            without_conversation: &observes.without_conversation,
+            event_types: definition
+                .events()
+                .values()
+                .map(|event| event.event_type.as_str())
+                .collect(),
         }
     }
 }

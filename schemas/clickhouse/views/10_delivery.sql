@@ -12,13 +12,15 @@ SELECT
     min(s.first_received_at) AS first_received_at,
     max(s.last_received_at) AS last_received_at
 FROM session_sequences AS s
-GROUP BY s.tenant, s.source, s.session_id;
+GROUP BY s.tenant, s.source, s.session_id
+COMMENT 'One row per page session: which sequence numbers arrived, and how many were lost in the browser. Version 1';
 
 -- rejections_by_minute: counts by reason.
 CREATE OR REPLACE VIEW rejections_by_minute AS
 SELECT tenant, source, toStartOfMinute(received_at) AS minute, reason, count() AS rejected
 FROM rejections
-GROUP BY tenant, source, minute, reason;
+GROUP BY tenant, source, minute, reason
+COMMENT 'One row per tenant, source, minute of receipt and reason: rejected records. Version 1';
 
 -- partition_books: what the audit asks of each raw partition. Offsets are complete and single when
 -- rows = distinct_offsets = last_offset - first_offset + 1.
@@ -30,4 +32,5 @@ SELECT
     min(offset) AS first_offset,
     max(offset) AS last_offset
 FROM events
-GROUP BY partition;
+GROUP BY partition
+COMMENT 'One row per raw partition: what the audit asks of it. Version 1';

@@ -46,27 +46,43 @@ WITH
             arrayMap(s -> s.value, arrayFilter(s -> s.kind = 'nps', scores)) AS nps_scores
         FROM facts
     ),
+    -- What the source can show, by the metric that needs it.
     sight AS
     (
         SELECT
             source AS seen_source,
-            visitor_messages AS sees_visitor,
-            bot_messages AS sees_bot,
-            agent_messages AS sees_agent,
-            messages_partial AS misses_messages,
-            reported_total AS sees_total,
-            handoff_request AS sees_requests,
-            human_join AS sees_joins,
-            human_leave AS sees_leaves,
-            close AS sees_closes,
-            resolve_or_positive_feedback AS sees_resolution,
-            csat AS sees_csat,
-            nps AS sees_nps,
-            feedback AS sees_feedback,
-            surveys AS sees_surveys,
-            contacts AS sees_contacts,
-            links AS sees_links
-        FROM source_observes FINAL
+            groupArrayIf(metric, empty(missing)) AS shown,
+            has(shown, 'visitor_messages') AS sees_visitor,
+            has(shown, 'bot_messages') AS sees_bot,
+            has(shown, 'agent_messages') AS sees_agent,
+            has(shown, 'total_messages') AS sees_messages,
+            countIf(metric = 'total_messages' AND notEmpty(unmet)) > 0 AND sees_messages AS misses_messages,
+            has(shown, 'reported_total') AS sees_total,
+            has(shown, 'message_gap') AS sees_gap,
+            has(shown, 'bot_conversations') AS sees_b,
+            has(shown, 'handoff_request_rate') AS sees_requested,
+            has(shown, 'handoff_rate') AS sees_handled,
+            has(shown, 'containment_rate') AS sees_outcome,
+            has(shown, 'bot_resolution_rate') AS sees_resolution,
+            has(shown, 'first_response_any') AS sees_response_any,
+            has(shown, 'first_response_human') AS sees_response_human,
+            has(shown, 'time_to_human') AS sees_time_to_human,
+            has(shown, 'unanswered_requests') AS sees_unanswered,
+            has(shown, 'handle_time') AS sees_handle_time,
+            has(shown, 'resolution_time') AS sees_closes,
+            has(shown, 'reopen_rate') AS sees_reopening,
+            has(shown, 'csat') AS sees_csat,
+            has(shown, 'nps') AS sees_nps,
+            has(shown, 'surveys_shown') AS sees_surveys,
+            has(shown, 'feedback_count') AS sees_feedback,
+            has(shown, 'links_clicked') AS sees_links,
+            has(shown, 'contacts_submitted') AS sees_contacts,
+            has(shown, 'conversations_with_goal') AS sees_goals,
+            has(shown, 'consents_accepted') AS sees_accepted,
+            has(shown, 'consents_declined') AS sees_declined,
+            has(shown, 'deleted_conversations') AS sees_deletion
+        FROM source_metrics
+        GROUP BY source
     ),
     timeouts AS
     (
@@ -78,13 +94,6 @@ WITH
         SELECT
             t.*,
             o.*,
-            sees_visitor AND (sees_bot OR sees_requests) AS sees_b,
-            sees_visitor AND sees_bot AND sees_requests AND (sees_joins OR sees_agent) AS sees_outcome,
-            sees_visitor AND (sees_bot OR sees_agent) AS sees_response_any,
-            sees_visitor AND sees_agent AS sees_response_human,
-            sees_requests AND sees_joins AS sees_time_to_human,
-            sees_joins AND sees_leaves AS sees_handle_time,
-            sees_closes AND sees_visitor AS sees_reopening,
             notEmpty(requests) AS requested,
             notEmpty(humans) AS human,
             if(requested, requests[1], visitor[1]) AS waiting,
@@ -131,10 +140,10 @@ SELECT
     if(sees_visitor, length(visitor), NULL) AS visitor_messages,
     if(sees_bot, length(bot), NULL) AS bot_messages,
     if(sees_agent, length(agent), NULL) AS agent_messages,
-    if(sees_visitor OR sees_bot OR sees_agent, length(messages), NULL) AS total_messages,
-    misses_messages AS total_messages_partial,
+    if(sees_messages, length(messages), NULL) AS total_messages,
+    toBool(misses_messages) AS total_messages_partial,
     if(sees_total, j.reported_total, NULL) AS reported_total,
-    reported_total - toInt64(length(messages)) AS message_gap,
+    if(sees_gap, j.reported_total - toInt64(length(messages)), NULL) AS message_gap,
     fromUnixTimestamp64Milli(arrayElementOrNull(visitor, 1), 'UTC') AS first_visitor_message_at,
     fromUnixTimestamp64Milli(arrayElementOrNull(visitor, -1), 'UTC') AS last_visitor_message_at,
     fromUnixTimestamp64Milli(arrayElementOrNull(bot, 1), 'UTC') AS first_bot_message_at,
@@ -166,8 +175,8 @@ SELECT
     -- B, C and the exclusive outcomes of C.
     if(sees_b, in_b, NULL) AS is_bot_conversation,
     if(sees_b, in_c, NULL) AS is_closed_bot_conversation,
-    if(sees_b AND sees_requests, in_b AND requested, NULL) AS is_handoff_requested,
-    if(sees_b AND (sees_joins OR sees_agent), in_c AND human, NULL) AS is_handled_by_human,
+    if(sees_requested, in_b AND requested, NULL) AS is_handoff_requested,
+    if(sees_handled, in_c AND human, NULL) AS is_handled_by_human,
     if(sees_outcome AND in_c, multiIf(
         requested AND human, 'handed_off',
         requested, 'requested_unserved',
@@ -184,7 +193,7 @@ SELECT
     if(sees_time_to_human AND requested,
         coalesce(arrayFirstOrNull(at -> at >= requests[1], joins),
                  arrayFirstOrNull(at -> at >= requests[1], agent)) - requests[1], NULL) AS time_to_human_ms,
-    if(sees_time_to_human, requested AND time_to_human_ms IS NULL, NULL) AS is_request_unanswered,
+    if(sees_unanswered, requested AND time_to_human_ms IS NULL, NULL) AS is_request_unanswered,
     if(sees_handle_time AND presence.4 > 0, presence.3, NULL) AS handle_time_ms,
     if(sees_closes AND notEmpty(closes), closes[1] - start_ms, NULL) AS resolution_time_ms,
 
@@ -206,19 +215,47 @@ SELECT
     if(sees_links, arrayCount(m -> m.type = 'link.clicked', marks), NULL) AS links_clicked,
     if(sees_contacts, arrayCount(m -> m.type = 'contact.submitted', marks), NULL) AS contacts_submitted,
     arraySort(arrayMap(g -> g.goal, goal_set)) AS goals,
-    multiIf(arrayExists(m -> m.type = 'consent.declined', marks), 'declined',
-            arrayExists(m -> m.type = 'consent.accepted', marks), 'accepted', NULL) AS consent,
+    -- The last word; at the same millisecond, no.
+    transform(
+        arraySort(m -> (m.at, m.type = 'consent.declined'),
+            arrayFilter(m -> m.type IN ('consent.accepted', 'consent.declined'), marks))[-1].type,
+        ['consent.accepted', 'consent.declined'], ['accepted', 'declined'], NULL) AS consent,
 
     -- Whether the source can show it, for the metrics below.
     sees_outcome AS is_outcome_observable,
-    sees_outcome AND sees_resolution AS is_bot_resolution_observable,
+    sees_resolution AS is_bot_resolution_observable,
     sees_response_any AS is_first_response_any_observable,
     sees_response_human AS is_first_response_human_observable,
     sees_time_to_human AS is_time_to_human_observable,
     sees_handle_time AS is_handle_time_observable,
-    sees_closes AS is_resolution_time_observable
-FROM judged AS j;
+    sees_closes AS is_resolution_time_observable,
+    sees_goals AS is_goal_observable,
+    sees_accepted AS is_acceptance_observable,
+    sees_declined AS is_refusal_observable,
+    sees_deletion AS is_deletion_observable
+FROM judged AS j
+COMMENT 'One row per conversation, judged at the time as_of. NULL is what its source cannot show, or what did not happen. Version 2';
 
 -- conversations: as of now.
 CREATE OR REPLACE VIEW conversations AS
-SELECT * FROM {db}.conversations_as_of(as_of = now64(3, 'UTC'));
+SELECT * FROM {db}.conversations_as_of(as_of = now64(3, 'UTC'))
+COMMENT 'One row per conversation, judged as of now. NULL is what its source cannot show, or what did not happen. Version 2';
+
+-- conversation_goals: which goals were reached, and how often.
+CREATE OR REPLACE VIEW conversation_goals AS
+SELECT
+    f.tenant AS tenant,
+    f.source AS source,
+    f.conversation_id AS conversation_id,
+    min(f.started_at) AS started_at,
+    reached.goal AS goal,
+    toUInt64(count()) AS times
+FROM
+(
+    SELECT tenant, source, conversation_id, min(c.started_at) AS started_at, groupUniqArrayArray(c.goals) AS goals
+    FROM conversation_facts AS c
+    GROUP BY tenant, source, conversation_id
+) AS f
+ARRAY JOIN f.goals AS reached
+GROUP BY f.tenant, f.source, f.conversation_id, goal
+COMMENT 'One row per conversation and goal that it reached, with how often. Version 1';

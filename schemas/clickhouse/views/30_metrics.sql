@@ -53,6 +53,8 @@ ARRAY JOIN CAST(
             if(is_outcome_observable, ifNull(outcome = 'human_intervened', 0), NULL), is_closed_bot_conversation, NULL),
         ('abandoned_share', 'rate',
             if(is_outcome_observable, ifNull(outcome = 'abandoned', 0), NULL), is_closed_bot_conversation, NULL),
+        ('bot_resolved_share', 'rate',
+            if(is_outcome_observable, ifNull(outcome = 'bot_resolved', 0), NULL), is_closed_bot_conversation, NULL),
         ('contained_assumed_share', 'rate',
             if(is_outcome_observable, ifNull(outcome = 'contained_assumed', 0), NULL), is_closed_bot_conversation, NULL),
 
@@ -67,9 +69,19 @@ ARRAY JOIN CAST(
         ('csat', 'rate', positive_ratings, ratings, NULL),
         -- A rating without a survey seen, or the second for one, answers none of those shown.
         ('csat_response_rate', 'rate', if(ratings IS NULL OR surveys_shown IS NULL, NULL, least(ratings, surveys_shown)), surveys_shown, NULL),
-        ('nps', 'score', toInt64(nps_promoters) - toInt64(nps_detractors), nps_answers, NULL)
+        ('nps', 'score', toInt64(nps_promoters) - toInt64(nps_detractors), nps_answers, NULL),
+
+        ('surveys_shown', 'count', surveys_shown, NULL, NULL),
+        ('feedback_count', 'count', feedback_count, NULL, NULL),
+        ('links_clicked', 'count', links_clicked, NULL, NULL),
+        ('contacts_submitted', 'count', contacts_submitted, NULL, NULL),
+        ('conversations_with_goal', 'count', if(is_goal_observable, notEmpty(goals), NULL), NULL, NULL),
+        ('consents_accepted', 'count', if(is_acceptance_observable, ifNull(consent = 'accepted', 0), NULL), NULL, NULL),
+        ('consents_declined', 'count', if(is_refusal_observable, ifNull(consent = 'declined', 0), NULL), NULL, NULL),
+        ('deleted_conversations', 'count', if(is_deletion_observable, deleted, NULL), NULL, NULL)
     ],
-    'Array(Tuple(metric String, kind String, numerator Nullable(Int64), denominator Nullable(Int64), duration_ms Nullable(Int64)))') AS m;
+    'Array(Tuple(metric String, kind String, numerator Nullable(Int64), denominator Nullable(Int64), duration_ms Nullable(Int64)))') AS m
+COMMENT 'One row per conversation and metric (metric_definitions): what it adds to numerator and denominator, or its duration; numerator is NULL where the source cannot show the metric. Version 2';
 
 -- metrics_as_of(as_of, since, until, conversation_prefix): the metrics of the conversations that
 -- started in [since, until) and whose id has the prefix ('' for all), at four levels: overall,
@@ -111,20 +123,24 @@ FROM
       AND startsWith(conversation_id, {conversation_prefix:String})
 ) AS m
 ARRAY JOIN m.places AS place
-GROUP BY m.tenant, place, m.metric, m.kind;
+GROUP BY m.tenant, place, m.metric, m.kind
+COMMENT 'One row per metric, level and group of the conversations that started in [since, until). Version 2';
 
 -- The same over all time as of now, by level.
 CREATE OR REPLACE VIEW metrics_overall AS
 SELECT tenant, metric, kind, observable, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
 FROM {db}.metrics_as_of(as_of = now64(3, 'UTC'), since = toDateTime64(0, 3, 'UTC'), until = toDateTime64('2200-01-01 00:00:00', 3, 'UTC'), conversation_prefix = '')
-WHERE level = 'overall';
+WHERE level = 'overall'
+COMMENT 'One row per tenant and metric, over all time, as of now. Version 2';
 
 CREATE OR REPLACE VIEW metrics_by_source AS
 SELECT tenant, source, metric, kind, observable, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
 FROM {db}.metrics_as_of(as_of = now64(3, 'UTC'), since = toDateTime64(0, 3, 'UTC'), until = toDateTime64('2200-01-01 00:00:00', 3, 'UTC'), conversation_prefix = '')
-WHERE level = 'source';
+WHERE level = 'source'
+COMMENT 'One row per tenant, source and metric, over all time, as of now. Version 2';
 
 CREATE OR REPLACE VIEW metrics_by_day AS
 SELECT tenant, source, day, metric, kind, observable, n, numerator, denominator, rate, median_ms, p90_ms, p95_ms
 FROM {db}.metrics_as_of(as_of = now64(3, 'UTC'), since = toDateTime64(0, 3, 'UTC'), until = toDateTime64('2200-01-01 00:00:00', 3, 'UTC'), conversation_prefix = '')
-WHERE level = 'source_day';
+WHERE level = 'source_day'
+COMMENT 'One row per tenant, source, day of the start (UTC) and metric, over all time, as of now. Version 2';

@@ -204,7 +204,7 @@ pub struct EventDefinition {
 /// What a source lets be seen (metrics.md): reports show n/a for a metric that needs more. Each
 /// flag says "where it happens, an event of this source says so", except that `messages_partial`
 /// says that some messages have no event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)] // each flag is explained by its namesake in metrics.md
 pub struct Observes {
@@ -232,6 +232,13 @@ pub struct Observes {
     pub contacts: bool,
     pub links: bool,
     pub consent: bool,
+    /// Flags that show only some of what happens.
+    #[serde(default)]
+    pub partly: Vec<String>,
+    /// Flags whose events do not say of which conversation they are: no metric of conversations can
+    /// count them.
+    #[serde(default)]
+    pub without_conversation: Vec<String>,
     /// Phase in which a conversation begins; absent where phases cannot be seen.
     pub initial_phase: Option<Phase>,
 }
@@ -514,7 +521,7 @@ impl Document {
             .conversation_id
             .iter()
             .any(|path| matches!(path, Path::Native(_)));
-        for (flag, declared, shown) in [
+        let flags = [
             (
                 "conversation_id",
                 declared.conversation_id,
@@ -578,7 +585,23 @@ impl Document {
                 declared.consent,
                 typed(&[T::ConsentAccepted, T::ConsentDeclined]),
             ),
+        ];
+        for (list, named) in [
+            ("partly", &declared.partly),
+            ("without_conversation", &declared.without_conversation),
         ] {
+            let unknown = named.iter().find(|name| {
+                !flags
+                    .iter()
+                    .any(|(flag, declared, _)| flag == name && *declared)
+            });
+            if let Some(unknown) = unknown {
+                return Err(format!(
+                    "observes.{list}: {unknown} is no flag that is true"
+                ));
+            }
+        }
+        for (flag, declared, shown) in flags {
             if declared != shown {
                 return Err(format!(
                     "observes.{flag}: says {declared}, but the events and paths say {shown}"

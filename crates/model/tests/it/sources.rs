@@ -221,8 +221,13 @@ fn what_each_source_lets_be_seen_is_as_reviewed() {
                 .filter(|(_, value)| value.as_bool() == Some(true))
                 .map(|(flag, _)| flag.as_str())
                 .collect();
-            let phase = &observes["initial_phase"];
-            format!("{}: {}; begins {phase}", definition.name(), seen.join(" "))
+            let [phase, partly, without] =
+                ["initial_phase", "partly", "without_conversation"].map(|key| &observes[key]);
+            format!(
+                "{}: {}; begins {phase}; partly {partly}; without conversation {without}",
+                definition.name(),
+                seen.join(" ")
+            )
         })
         .collect();
     insta::assert_snapshot!(shown.join("\n"));
@@ -338,6 +343,16 @@ fn a_definition_that_contradicts_itself_is_refused_with_the_place() {
         ),
         ("csat = true", "csat = false", "observes.csat: says false"),
         ("links = false", "links = true", "observes.links: says true"),
+        (
+            "csat = true",
+            "csat = true\npartly = [\"links\"]",
+            "observes.partly: links is no flag",
+        ),
+        (
+            "csat = true",
+            "csat = true\nwithout_conversation = [\"star\"]",
+            "observes.without_conversation: star is no flag",
+        ),
         (
             "proves = \"A rating.\"",
             "proves = \" \"",

@@ -9,7 +9,7 @@ use super::routes::Slice;
 use super::time::{series, slots, sums, time, unit_name, values, window};
 use crate::chart::{self, Part, TimeChart, Unit};
 use crate::conversation_list::Conversation;
-use crate::conversations::{Conversations, Group, Metric, Restatement, TITLES, Value};
+use crate::conversations::{Conversations, Group, Metric, Value};
 use crate::text::{duration, grouped};
 
 /// Most widgets, and languages, that are listed.
@@ -20,7 +20,11 @@ const SOURCE_CANNOT: &str = "This source sends nothing that shows it.";
 
 /// The exclusive outcomes of closed bot conversations, with their names and looks.
 const OUTCOMES: [(&str, &str, &str); 6] = [
-    ("bot_resolution_rate", "Resolved by the bot", "t-2"),
+    (
+        "bot_resolved_share",
+        "Known to be resolved by the bot",
+        "t-2",
+    ),
     ("contained_assumed_share", "Contained, assumed", "t-1"),
     ("handed_off_share", "Handed off to a human", "t-3"),
     ("human_intervened_share", "Human intervened", "t-5"),
@@ -33,7 +37,7 @@ const OUTCOMES: [(&str, &str, &str); 6] = [
 ];
 
 /// Metrics in groups, as the table has them.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     (
         "Volume",
         &[
@@ -56,13 +60,14 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "handoff_request_rate",
             "handoff_rate",
             "containment_rate",
+            "bot_resolution_rate",
             "unanswered_requests",
         ],
     ),
     (
         "Outcomes of closed bot conversations",
         &[
-            "bot_resolution_rate",
+            "bot_resolved_share",
             "contained_assumed_share",
             "handed_off_share",
             "human_intervened_share",
@@ -82,7 +87,25 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Afterwards",
-        &["reopen_rate", "csat", "csat_response_rate", "nps"],
+        &[
+            "reopen_rate",
+            "csat",
+            "csat_response_rate",
+            "nps",
+            "surveys_shown",
+            "feedback_count",
+        ],
+    ),
+    (
+        "What visitors did",
+        &[
+            "links_clicked",
+            "contacts_submitted",
+            "conversations_with_goal",
+            "consents_accepted",
+            "consents_declined",
+            "deleted_conversations",
+        ],
     ),
 ];
 
@@ -108,11 +131,11 @@ pub(super) fn content(report: &Conversations) -> Markup {
             }
             (metrics(report))
             div.pair {
-                (groups("Widget", &report.by_widget))
-                (groups("Language", &report.by_language))
+                (groups(report, ("Widget", &report.by_widget)))
+                (groups(report, ("Language", &report.by_language)))
             }
-            (restatements(&report.restatements))
-            (definitions(TITLES.into_iter().map(|(metric, title)| (title, definition(metric)))))
+            (restatements(report))
+            (definitions(report.metrics.iter().map(|of| (of.title.as_str(), of.formula.as_str()))))
         }
     }
 }
@@ -170,7 +193,7 @@ fn figures(report: &Conversations) -> Markup {
                 @if metric.provisional && metric.overall.is_some() { (mark()) }
             },
             beside: beside(metric.overall.as_ref()),
-            definition: definition(name),
+            definition: &metric.formula,
         })
     })
     .collect();
@@ -350,7 +373,7 @@ fn metrics(report: &Conversations) -> Markup {
             @for (group, names) in GROUPS { tbody {
                 tr.group { th scope="rowgroup" colspan=(report.sources.len() + 2) { (group) } }
                 @for metric in names.iter().filter_map(|name| find(report, name)) { tr data-key=(metric.metric) {
-                    th scope="row" title=(definition(metric.metric)) {
+                    th scope="row" title=(metric.formula) {
                         (metric.title)
                         @if metric.provisional && metric.overall.is_some() { (mark()) }
                     }
@@ -373,7 +396,7 @@ fn metrics(report: &Conversations) -> Markup {
     }
 }
 
-fn groups(column: &str, groups: &[Group]) -> Markup {
+fn groups(report: &Conversations, (column, groups): (&str, &[Group])) -> Markup {
     let title = format!("By {}", column.to_lowercase());
     let columns = [
         ("conversations", "Conversations"),
@@ -386,7 +409,7 @@ fn groups(column: &str, groups: &[Group]) -> Markup {
             caption.unseen { (title) }
             thead role="rowgroup" { tr role="row" {
                 th scope="col" role="columnheader" { (column) }
-                @for (metric, head) in columns { th.n scope="col" role="columnheader" title=(definition(metric)) { (head) } }
+                @for (metric, head) in columns { th.n scope="col" role="columnheader" title=[find(report, metric).map(|of| &of.formula)] { (head) } }
             } }
             tbody role="rowgroup" { @for group in groups.iter().take(MOST_GROUPS) {
                 tr role="row" data-key={ (column) "-" (group.value) } {
@@ -469,13 +492,10 @@ pub(super) fn newest(list: &Slice<Conversation>) -> Markup {
     }
 }
 
-fn restatements(restated: &[Restatement]) -> Markup {
-    let title = |name: &str| {
-        TITLES
-            .iter()
-            .find(|(metric, _)| *metric == name)
-            .map_or_else(|| foreign(name), |(_, title)| (*title).to_owned())
-    };
+fn restatements(report: &Conversations) -> Markup {
+    let restated = &report.restatements;
+    let title =
+        |name: &str| find(report, name).map_or_else(|| foreign(name), |of| of.title.clone());
     let table = html! {
         table.fold role="table" {
             caption.unseen { "Settled figures that are now others" }
@@ -505,89 +525,6 @@ fn restatements(restated: &[Restatement]) -> Markup {
                 p { "Figures of past days that were settled, and that late events have changed since." }
             }
             @if restated.is_empty() { p.empty { "None." } } @else { (scroll("Restated figures", &table)) }
-        }
-    }
-}
-
-/// How a metric is defined; schemas/clickhouse/README.md has it in full.
-fn definition(metric: &str) -> &'static str {
-    match metric {
-        "conversations" => "Conversations with an accepted event, by when they started.",
-        "total_messages" => {
-            "Distinct messages of visitor, bot and human. Typing, notes and system events do not count."
-        }
-        "visitor_messages" => "Distinct messages of visitors.",
-        "bot_messages" => "Distinct messages of the bot.",
-        "agent_messages" => "Distinct messages of human agents.",
-        "reported_total" => {
-            "The highest count of messages that the vendor reported, over all conversations."
-        }
-        "message_gap" => "The vendor's count less the messages seen. Positive: lost on the way.",
-        "messages_missing" => {
-            "What the vendor counted and was not seen, summed over the conversations that lack some."
-        }
-        "conversations_with_gap" => {
-            "Conversations of which the vendor counted more messages than were seen."
-        }
-        "bot_conversations" => {
-            "B: conversations with a visitor's message and a bot's message or a request for a human, not started by a human."
-        }
-        "closed_bot_conversations" => {
-            "C: those of B that are closed, by an explicit end or by 24 h of silence (or the tenant's own time)."
-        }
-        "handoff_request_rate" => "B with a request for a human ÷ B.",
-        "handoff_rate" => "(Handed off + human intervened) ÷ C.",
-        "containment_rate" => "(Resolved by the bot + contained, assumed) ÷ C.",
-        "handed_off_share" => "Requested a human, and one came ÷ C.",
-        "requested_unserved_share" => "Requested a human, and none came ÷ C.",
-        "human_intervened_share" => "A human came without a request ÷ C.",
-        "abandoned_share" => {
-            "No human and no request, and the last message of the visitor was not answered ÷ C."
-        }
-        "bot_resolution_rate" => {
-            "No human, no request, and positive feedback or an explicit resolve ÷ C."
-        }
-        "contained_assumed_share" => {
-            "No human, no request, answered, and nothing that proves it was resolved ÷ C."
-        }
-        "first_response_any" => {
-            "From the first message of the visitor to the first of bot or human that is not before it."
-        }
-        "first_response_human" => {
-            "From the first request for a human, else the first message of the visitor, to the first human message that is not before it."
-        }
-        "time_to_human" => {
-            "From the first request to the first human that joined, else wrote, not before it. Requests that none followed are counted apart."
-        }
-        "unanswered_requests" => {
-            "Conversations whose request no human followed ÷ those with a request."
-        }
-        "handle_time" => {
-            "The time in which at least one human was in the conversation; only what has ended."
-        }
-        "resolution_time" => "From the start to the first explicit close.",
-        "reopen_rate" => {
-            "Closed conversations in which the visitor wrote again within 7 days ÷ closed ones whose close is at least 7 days old."
-        }
-        "csat" => "Ratings of at least 4 of 5, or thumbs up ÷ ratings.",
-        "csat_response_rate" => "Ratings ÷ surveys shown.",
-        "nps" => {
-            "Share of scores 9 and 10 less share of scores 0 to 6, times 100: from −100 to 100."
-        }
-        _ => "",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_metric_has_a_definition_and_stands_in_one_group() {
-        for (metric, _) in TITLES {
-            assert!(!definition(metric).is_empty(), "{metric}");
-            let groups = GROUPS.iter().filter(|(_, names)| names.contains(&metric));
-            assert_eq!(groups.count(), 1, "{metric}");
         }
     }
 }

@@ -205,14 +205,16 @@ async fn show_overview(State(reports): State<Reports>, visit: Visit) -> Result<R
     Ok(answer(&visit.headers, &frame, "Overview", &content))
 }
 
-async fn show_sources(State(reports): State<Reports>, visit: Visit) -> Response {
-    let about = html! { "What each vendor's events let be seen, and what each of them means" };
+async fn show_sources(State(reports): State<Reports>, visit: Visit) -> Result<Response, Trouble> {
+    let matrix = reports.matrix().await?;
+    let about =
+        html! { "Which metrics each vendor's events can show, and what each of them means" };
     let content = html! {
         (head(&html! { "Sources" }, &about, &html! {}))
-        (sources::content(reports.catalog))
+        (sources::content(reports.catalog, &matrix))
     };
     let frame = visit.frame(Place::Sources, None);
-    answer(&visit.headers, &frame, "Sources", &content)
+    Ok(answer(&visit.headers, &frame, "Sources", &content))
 }
 
 async fn show_health(State(reports): State<Reports>, of: TenantVisit) -> Result<Response, Trouble> {

@@ -1,80 +1,19 @@
-//! `/sources`: what each vendor lets be seen, and what each of its events means.
+//! `/sources`: which metrics each vendor's events can show, and what each event means.
 
 use chatpulse_model::Actor;
-use chatpulse_model::source::{Catalog, Definition, Observes};
+use chatpulse_model::source::{Catalog, Definition};
 use maud::{Markup, html};
 
 use super::parts::{foreign, scroll};
-
-/// What can be seen, of what metrics it is the ground, and whether a source has it.
-type Seen = (&'static str, &'static str, fn(&Observes) -> bool);
-
-const SEEN: [Seen; 19] = [
-    (
-        "Conversation id",
-        "Without one the page session stands for the conversation.",
-        |o| o.conversation_id,
-    ),
-    (
-        "Visitor's messages",
-        "Volumes, response times, bot conversations.",
-        |o| o.visitor_messages,
-    ),
-    (
-        "Bot's messages",
-        "Bot conversations, containment, first response.",
-        |o| o.bot_messages,
-    ),
-    (
-        "Human's messages",
-        "First human response, first response.",
-        |o| o.agent_messages,
-    ),
-    (
-        "All messages of those",
-        "Without it some messages have no event, and counts are a part.",
-        |o| !o.messages_partial && (o.visitor_messages || o.bot_messages || o.agent_messages),
-    ),
-    (
-        "Vendor's count of messages",
-        "Message gap: what was lost on the way.",
-        |o| o.reported_total,
-    ),
-    (
-        "Request for a human",
-        "Handoff request rate, time to human.",
-        |o| o.handoff_request,
-    ),
-    (
-        "Human joins",
-        "Handoff rate, time to human, handle time.",
-        |o| o.human_join,
-    ),
-    ("Human leaves", "Handle time.", |o| o.human_leave),
-    ("Return to the bot", "Handle time.", |o| o.bot_return),
-    ("Close", "Resolution time, reopen rate.", |o| o.close),
-    ("Resolved, or praised", "Bot resolution rate.", |o| {
-        o.resolve_or_positive_feedback
-    }),
-    ("Rating with a value", "CSAT.", |o| o.csat),
-    ("Score from 0 to 10", "NPS.", |o| o.nps),
-    ("Survey shown", "CSAT response rate.", |o| o.surveys),
-    ("Goals", "Goals met.", |o| o.goals),
-    (
-        "Contact details",
-        "That they were submitted; never the details.",
-        |o| o.contacts,
-    ),
-    ("Links", "Links clicked.", |o| o.links),
-    ("Consent", "Consent accepted or declined.", |o| o.consent),
-];
+use crate::matrix::{Matrix, MatrixCell};
+use crate::text::NOT_AVAILABLE;
 
 /// What the page shows below its head.
-pub(super) fn content(catalog: &Catalog) -> Markup {
+pub(super) fn content(catalog: &Catalog, matrix: &Matrix) -> Markup {
     let sources: Vec<&Definition> = catalog.iter().collect();
     html! {
         div.stack {
-            (seen(&sources))
+            (shown(matrix))
             section.card {
                 header {
                     h2 { "What each event means" }
@@ -86,31 +25,41 @@ pub(super) fn content(catalog: &Catalog) -> Markup {
     }
 }
 
-fn seen(sources: &[&Definition]) -> Markup {
+fn shown(matrix: &Matrix) -> Markup {
     let table = html! {
         table {
-            caption.unseen { "What each source lets be seen" }
+            caption.unseen { "Which metrics each source can show" }
             thead { tr {
-                th scope="col" { "Seen" }
-                @for source in sources { th scope="col" { (foreign(source.title())) } }
-                th scope="col" { "For" }
+                th scope="col" { "Metric" }
+                @for source in &matrix.sources { th scope="col" { (foreign(&source.title)) } }
+                th scope="col" { "Definition" }
             } }
-            tbody { @for (name, purpose, of) in SEEN { tr {
-                th scope="row" { (name) }
-                @for source in sources {
-                    td { @if of(source.observes()) { span.yes { "✓ yes" } } @else { span.no { "– no" } } }
-                }
-                td.wide.quiet { (purpose) }
+            tbody { @for metric in &matrix.metrics { tr data-key=(metric.metric) {
+                th scope="row" { (metric.title) }
+                @for source in &matrix.sources { td { (cell(metric.by_source.get(&source.source))) } }
+                td.wide.quiet { (metric.formula) }
             } } }
         }
     };
     html! {
         section.card {
             header {
-                h2 { "What each source lets be seen" }
-                p { "A metric is n/a for a source that sends nothing to make it of, never 0." }
+                h2 { "Which metrics each source can show" }
+                p { "n/a: the source sends nothing to make it of; it is never shown as 0. Partly: the figure may miss some, for the reason below it." }
             }
-            (scroll("What each source lets be seen", &table))
+            (scroll("Which metrics each source can show", &table))
+        }
+    }
+}
+
+fn cell(of: Option<&MatrixCell>) -> Markup {
+    let observable = of.map_or("no", |of| of.observable.as_str());
+    let why = of.map_or("The source is not known.", |of| of.why.as_str());
+    html! {
+        @match observable {
+            "yes" => span.yes { "✓ yes" },
+            "partial" => { span.yes { "✓ partly" } br; span.quiet.small { (why) } }
+            _ => span.no title=(why) { (NOT_AVAILABLE) },
         }
     }
 }

@@ -469,9 +469,13 @@ async fn the_page_of_sources_says_of_each_what_it_shows_and_of_each_event_what_i
     let page = browser.page().await;
     page.goto(&format!("{}/sources", site.url)).await;
     let catalog = chatpulse_model::source::Catalog::builtin();
-    let rows = table(&page, "What each source lets be seen").await;
-    let bots = rows.iter().find(|row| row[0] == "Bot's messages").unwrap();
-    for (cell, source) in bots[1..].iter().zip(catalog.iter()) {
+    let rows = table(&page, "Which metrics each source can show").await;
+    let said = |metric: &str| {
+        let row = rows.iter().find(|row| row[0] == metric).unwrap();
+        row[1..=5].to_vec()
+    };
+    let bots = said("… of the bot");
+    for (cell, source) in bots.iter().zip(catalog.iter()) {
         assert_eq!(
             cell == "✓ yes",
             source.observes().bot_messages,
@@ -479,6 +483,13 @@ async fn the_page_of_sources_says_of_each_what_it_shows_and_of_each_event_what_i
             source.name()
         );
     }
+    let messages = said("Messages");
+    assert!(messages[0].starts_with("✓ partly"), "{messages:?}");
+    assert!(
+        messages[0].contains("not all shown: every message"),
+        "{messages:?}"
+    );
+    assert_eq!(messages[1], "n/a");
     for source in catalog.iter() {
         let events = table(&page, &format!("Events of {}", source.title())).await;
         assert_eq!(events.len(), source.events().len(), "{}", source.name());

@@ -282,7 +282,11 @@ async fn every_metric_of_the_views_has_its_row_in_the_report() {
         .conversations("acme", period)
         .await
         .unwrap();
-    let mut shown: Vec<&str> = report.metrics.iter().map(|metric| metric.metric).collect();
+    let mut shown: Vec<&str> = report
+        .metrics
+        .iter()
+        .map(|metric| metric.metric.as_str())
+        .collect();
     shown.sort_unstable();
     let client = clickhouse_client("reports_titles");
     let mut defined: Vec<String> = client

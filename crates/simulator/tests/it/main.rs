@@ -406,7 +406,8 @@ fn what_a_source_cannot_show_is_not_available() {
             assert_eq!(metrics.nps.is_some(), *source == "loyjoy", "{source}");
             let closes = ["loyjoy", "watermelon"].contains(source);
             assert_eq!(metrics.resolution_time.is_some(), closes, "{source}");
-            assert_eq!(metrics.reopen_rate.is_some(), closes, "{source}");
+            let known_again = *source == "watermelon";
+            assert_eq!(metrics.reopen_rate.is_some(), known_again, "{source}");
             assert_eq!(metrics.handle_time.is_some(), closes, "{source}");
             let answers = ["userlike", "watermelon"].contains(source);
             assert_eq!(metrics.first_response_any.is_some(), answers, "{source}");

@@ -3,12 +3,14 @@
 
 mod cohorts;
 mod conversations;
+mod definitions;
 mod health;
 mod overview;
 mod rejections;
 
 pub use cohorts::{Breakdown, Cohort, CohortState, Figure, MetricRow, Restatement};
 pub use conversations::{ConversationCursor, ConversationRow};
+pub use definitions::{MetricDefinition, SourceMetric};
 pub use health::{
     BrowserLoss, GapCount, HealthPoint, HealthRow, NameHealth, TypeBaseline, TypePoint,
 };

@@ -2,7 +2,7 @@
 //! seconds after the start.
 
 use chatpulse_model::{Actor, Event, EventType, ScoreKind};
-use chatpulse_store::Store;
+use chatpulse_store::{SourceMetric, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -411,20 +411,31 @@ async fn what_a_source_cannot_show_is_null_even_where_an_event_claims_it() {
             .filter(|row| row.observable)
             .filter_map(|row| Some(format!("{} {}", row.source.as_deref()?, row.metric)))
             .collect();
-    let outcomes = |name: &str| name.ends_with("_share") || name.starts_with("containment");
     let by_hand: &[(&str, &[&str])] = &[
         (
             "algomo",
             &["conversations", "total_messages", "visitor_messages"],
         ),
-        ("autochat", &["conversations"]),
+        (
+            "autochat",
+            &[
+                "contacts_submitted",
+                "conversations",
+                "conversations_with_goal",
+            ],
+        ),
         (
             "loyjoy",
             &[
+                "consents_accepted",
+                "consents_declined",
+                "contacts_submitted",
                 "conversations",
+                "conversations_with_goal",
+                "feedback_count",
                 "handle_time",
+                "links_clicked",
                 "nps",
-                "reopen_rate",
                 "resolution_time",
                 "total_messages",
                 "visitor_messages",
@@ -435,9 +446,13 @@ async fn what_a_source_cannot_show_is_null_even_where_an_event_claims_it() {
             "userlike",
             &[
                 "agent_messages",
+                "consents_accepted",
+                "contacts_submitted",
                 "conversations",
+                "feedback_count",
                 "first_response_any",
                 "first_response_human",
+                "surveys_shown",
                 "total_messages",
                 "visitor_messages",
             ],
@@ -445,21 +460,30 @@ async fn what_a_source_cannot_show_is_null_even_where_an_event_claims_it() {
         (
             "watermelon",
             &[
+                "abandoned_share",
                 "agent_messages",
                 "bot_conversations",
                 "bot_messages",
+                "bot_resolved_share",
                 "closed_bot_conversations",
+                "contained_assumed_share",
+                "containment_rate",
                 "conversations",
                 "conversations_with_gap",
+                "deleted_conversations",
+                "feedback_count",
                 "first_response_any",
                 "first_response_human",
+                "handed_off_share",
                 "handle_time",
                 "handoff_rate",
                 "handoff_request_rate",
+                "human_intervened_share",
                 "message_gap",
                 "messages_missing",
                 "reopen_rate",
                 "reported_total",
+                "requested_unserved_share",
                 "resolution_time",
                 "time_to_human",
                 "total_messages",
@@ -472,21 +496,83 @@ async fn what_a_source_cannot_show_is_null_even_where_an_event_claims_it() {
         .iter()
         .flat_map(|(source, names)| names.iter().map(move |name| format!("{source} {name}")))
         .collect();
-    let without_outcomes: Vec<String> = shown
-        .iter()
-        .filter(|name| !name.rsplit(' ').next().is_some_and(outcomes))
-        .cloned()
+    assert_eq!(shown, expected);
+
+    // The matrix says the same, and the definitions name every metric.
+    let definitions = store.metric_definitions().await.unwrap();
+    let matrix: Vec<SourceMetric> = store.source_metrics().await.unwrap();
+    assert_eq!(matrix.len(), 5 * definitions.len());
+    for cell in &matrix {
+        let shown = shown.contains(&format!("{} {}", cell.source, cell.metric));
+        assert_eq!(cell.observable != "no", shown, "{cell:?}");
+        assert_eq!(cell.missing.is_empty(), shown, "{cell:?}");
+        assert_eq!(cell.why.is_empty(), cell.observable == "yes", "{cell:?}");
+    }
+    let mut defined: Vec<(String, String)> = definitions
+        .into_iter()
+        .map(|of| (of.metric, of.kind))
         .collect();
-    assert_eq!(without_outcomes, expected);
-    let with_outcomes = shown
-        .iter()
-        .filter(|name| name.rsplit(' ').next().is_some_and(outcomes));
-    assert!(
-        with_outcomes
-            .clone()
-            .all(|name| name.starts_with("watermelon "))
+    defined.sort();
+    let overall = m.0.iter().filter(|row| row.source.is_none());
+    let measured: Vec<(String, String)> = overall
+        .map(|row| (row.metric.clone(), row.kind.clone()))
+        .collect();
+    assert_eq!(defined, measured);
+}
+
+#[tokio::test]
+async fn why_a_source_cannot_show_a_metric_whole_is_said() {
+    let store = store("metric_matrix").await;
+    let matrix = store.source_metrics().await.unwrap();
+    let said = |source: &str, metric: &str| {
+        let cell = matrix
+            .iter()
+            .find(|cell| cell.source == source && cell.metric == metric)
+            .unwrap();
+        (cell.observable.as_str(), cell.why.as_str())
+    };
+    assert_eq!(said(WM, "containment_rate"), ("yes", ""));
+    assert_eq!(
+        said(WM, "bot_resolution_rate"),
+        ("no", "not shown: positive feedback or an explicit resolve")
     );
-    assert_eq!(with_outcomes.count(), 6);
+    assert_eq!(
+        said(WM, "links_clicked"),
+        (
+            "no",
+            "not shown: clicks on links (seen, but not of which conversation)"
+        )
+    );
+    assert_eq!(
+        said("userlike", "consents_accepted"),
+        (
+            "partial",
+            "not all shown: consent accepted; consent declined"
+        )
+    );
+    assert_eq!(
+        said("loyjoy", "visitor_messages"),
+        ("partial", "not all shown: messages of visitors")
+    );
+    assert_eq!(said("algomo", "visitor_messages"), ("yes", ""));
+    assert_eq!(
+        said("algomo", "total_messages"),
+        ("partial", "not all shown: every message")
+    );
+    assert_eq!(
+        said("loyjoy", "reopen_rate"),
+        (
+            "no",
+            "not shown: the id of a conversation (the page session stands for it)"
+        )
+    );
+    assert_eq!(
+        said("autochat", "time_to_human"),
+        (
+            "no",
+            "not shown: humans joining or messages of human agents"
+        )
+    );
 }
 
 #[tokio::test]
@@ -670,12 +756,11 @@ fn rates_stay_within_bounds_and_shares_sum_to_one() {
             );
         }
         for source in [Some("full"), Some(WM), None] {
-            let shares: Vec<_> = m
-                .0
-                .iter()
-                .filter(|row| row.source.as_deref() == source)
-                .filter(|row| row.metric.ends_with("_share") || row.metric == "bot_resolution_rate")
-                .collect();
+            let shares: Vec<_> =
+                m.0.iter()
+                    .filter(|row| row.source.as_deref() == source)
+                    .filter(|row| row.metric.ends_with("_share"))
+                    .collect();
             let closed = shares.iter().find_map(|row| row.denominator).unwrap_or(0);
             let sum: i64 = shares.iter().filter_map(|row| row.numerator).sum();
             assert_eq!(sum, closed, "{source:?}");

@@ -98,7 +98,9 @@ pub(crate) async fn sync_full(database: &str) {
     execute(
         &client(database),
         "INSERT INTO source_observes
-         SELECT o.* REPLACE ('full' AS source, 1 AS resolve_or_positive_feedback, 1 AS csat, 1 AS nps, 1 AS surveys)
+         SELECT o.* REPLACE ('full' AS source, 1 AS resolve_or_positive_feedback, 1 AS csat, 1 AS nps, 1 AS surveys,
+             1 AS goals, 1 AS contacts, [] AS partly, [] AS without_conversation,
+             arrayConcat(o.event_types, ['survey.shown', 'feedback.shown']) AS event_types)
          FROM source_observes AS o FINAL WHERE o.source = 'watermelon'",
     )
     .await;
