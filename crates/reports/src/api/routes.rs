@@ -14,8 +14,8 @@ use super::{
     question::{Page, PageParameters, Question, TenantParameter, WindowParameters},
 };
 use crate::{
-    Conversation, Conversations, DeliverySeries, Failure, MetricGroups, MetricsBy, Overview,
-    Period, Reports, Restatement, TenantHealth, TypeHealth,
+    Conversation, Conversations, DeliverySeries, Failure, Matrix, MetricGroups, MetricsBy,
+    Overview, Period, Reports, Restatement, TenantHealth, TypeHealth,
     access::{Access, Viewer},
 };
 
@@ -49,6 +49,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
         "/v1/restatements",
         include_str!("examples/restatements.json"),
     ),
+    ("/v1/metrics", include_str!("examples/metrics.json")),
     ("/v1/pipeline", include_str!("examples/pipeline.json")),
 ];
 
@@ -69,6 +70,7 @@ pub(super) fn all() -> OpenApiRouter<Api> {
         .routes(routes!(conversation_metrics))
         .routes(routes!(conversations))
         .routes(routes!(restatements))
+        .routes(routes!(metrics))
         .routes(routes!(pipeline))
 }
 
@@ -284,6 +286,17 @@ async fn restatements(
         .await?;
     let next = skip + slice.limit as u64;
     Ok(Json(slice.page(found, |_| next)?))
+}
+
+/// Metrics
+///
+/// What each metric is, and which source can show it: why a figure is `null`. The same for every tenant.
+#[utoipa::path(
+    get, path = "/v1/metrics", tag = "conversations",
+    responses((status = 200, description = "The metrics and sources.", body = Matrix)),
+)]
+async fn metrics(State(reports): State<Reports>, _question: Question) -> Answer<Matrix> {
+    Ok(Json(reports.matrix().await?))
 }
 
 /// The whole installation
