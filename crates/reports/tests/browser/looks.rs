@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use chatpulse_browser::{Browser, Page, Screen};
+use chatpulse_reports::Period;
+use jiff::Timestamp;
 
 use crate::site::Site;
 
@@ -65,4 +67,41 @@ async fn every_page_can_be_read_on_every_screen_and_breaks_no_rule_of_accessibil
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_as_a_file_looks_like_its_page_and_asks_for_nothing() {
+    let site = Site::with_traffic("files").await;
+    let browser = Browser::launch().await;
+    let page = browser.page().await;
+    let period = Period::before(Timestamp::now(), "24h").unwrap();
+    let health = site.reports.tenant_health("acme", period).await.unwrap();
+    let conversations = site.reports.conversations("acme", period).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, file) in [
+        ("file-health", health.to_html()),
+        ("file-conversations", conversations.to_html()),
+    ] {
+        let path = folder.path().join(format!("{name}.html"));
+        std::fs::write(&path, file).unwrap();
+        for of in [Screen::DESKTOP, Screen::PHONE.in_the_dark()] {
+            page.show_on(of).await;
+            page.goto(&format!("file://{}", path.display())).await;
+            assert_eq!(page.violations().await, [], "{name}");
+            let wider = "document.documentElement.scrollWidth - innerWidth";
+            assert_eq!(page.evaluate(wider).await, 0, "{name}");
+        }
+        picture(&page, name).await;
+        let surface = "getComputedStyle(document.querySelector('.card')).backgroundColor";
+        assert_eq!(
+            page.evaluate(surface).await,
+            "rgb(22, 26, 33)",
+            "dark, by the style within"
+        );
+        assert!(
+            page.requests().iter().all(|url| url.starts_with("file:")),
+            "{name}"
+        );
+        assert_eq!(page.problems(), [""; 0]);
+    }
 }

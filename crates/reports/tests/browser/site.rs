@@ -61,6 +61,7 @@ fn clickhouse() -> String {
 /// A served site. Ends with the value.
 pub(crate) struct Site {
     pub(crate) url: String,
+    pub(crate) reports: Reports,
     router: axum::Router,
     store: Store,
     client: Client,
@@ -120,13 +121,14 @@ impl Site {
             requests_per_second: NonZeroU32::new(1_000).unwrap(),
         });
         let reports = Reports::new(store.clone(), Catalog::builtin()).with_lag(watched);
-        let router = router(reports, access.unwrap());
+        let router = router(reports.clone(), access.unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let served = router.clone();
         let server = tokio::spawn(async move { axum::serve(listener, served).await.unwrap() });
         Site {
             url,
+            reports,
             router,
             store,
             client,
