@@ -4,9 +4,8 @@ use chatpulse_model::Actor;
 use chatpulse_model::source::{Catalog, Definition};
 use maud::{Markup, html};
 
-use super::parts::{foreign, scroll};
+use super::parts::{foreign, not_available, scroll};
 use crate::matrix::{Matrix, MatrixCell};
-use crate::text::NOT_AVAILABLE;
 
 /// What the page shows below its head.
 pub(super) fn content(catalog: &Catalog, matrix: &Matrix) -> Markup {
@@ -48,6 +47,24 @@ fn shown(matrix: &Matrix) -> Markup {
                 p { "n/a: the source sends nothing to make it of; it is never shown as 0. Partly: the figure may miss some, for the reason below it." }
             }
             (scroll("Which metrics each source can show", &table))
+            (reasons(matrix))
+        }
+    }
+}
+
+/// Why not, for those who cannot point at a cell.
+fn reasons(matrix: &Matrix) -> Markup {
+    html! {
+        details #why-not {
+            summary { "Why not, by source" }
+            @for source in &matrix.sources { div.definitions {
+                h3 { (foreign(&source.title)) }
+                dl { @for metric in &matrix.metrics {
+                    @if let Some(cell) = metric.by_source.get(&source.source).filter(|cell| !cell.why.is_empty()) {
+                        div { dt { (metric.title) } dd { (cell.why) } }
+                    }
+                } }
+            } }
         }
     }
 }
@@ -59,7 +76,7 @@ fn cell(of: Option<&MatrixCell>) -> Markup {
         @match observable {
             "yes" => span.yes { "✓ yes" },
             "partial" => { span.yes { "✓ partly" } br; span.quiet.small { (why) } }
-            _ => span.no title=(why) { (NOT_AVAILABLE) },
+            _ => (not_available(why)),
         }
     }
 }
