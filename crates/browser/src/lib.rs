@@ -69,6 +69,7 @@ impl Browser {
                 "--disable-dev-shm-usage",
                 "--disable-extensions",
                 "--disable-gpu",
+                "--disable-popup-blocking",
                 "--disable-sync",
                 "--hide-scrollbars",
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",

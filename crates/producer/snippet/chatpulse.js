@@ -37,6 +37,7 @@
   const ANSWER_MS = 3e4;
   const RETRY_MS = 1000;
   const RETRY_MAX_MS = 3e5;
+  const WAIT_MAX_MS = 36e5;
 
   const quiet = work => {
     try {
@@ -151,19 +152,23 @@
   const storage = name => quiet(() => (config.s ? page[name] : undefined));
   const local = storage('localStorage');
   const ofTab = storage('sessionStorage');
+  // id; n: events so far; last: time of the last one; wait: when the producer wants to be asked again
   let session = {};
 
   const saveSession = live =>
-    quiet(() => ofTab && ofTab.setItem(PREFIX + 's', JSON.stringify(Object.assign({ live }, session))));
+    quiet(() => ofTab && ofTab.setItem(PREFIX + 's', JSON.stringify(Object.assign({}, session, { live }))));
   const resumeSession = () => {
     const known = quiet(() => JSON.parse(ofTab.getItem(PREFIX + 's')));
     // A tab that was copied has the session of one that is still there: the copy gets its own.
-    if (known && !known.live && known.id) session = { id: known.id, n: known.n, last: known.last };
+    if (known && !known.live && known.id) session = known;
+    // The page "Is it working?" of the reports opens the site with a session that it knows.
+    const check = /[?&]chatpulse_check=(check-\w{16})\b/.exec(page.location.search);
+    if (check && check[1] !== session.id) session = { id: check[1], n: 0, last: now() };
     touchSession();
     saveSession(1);
   };
   const touchSession = () => {
-    if (!session.id || now() - session.last > HALF_HOUR) session = { id: newId(), n: 0 };
+    if (!session.id || now() - session.last > HALF_HOUR) session = { id: newId(), n: 0, wait: session.wait };
     session.last = now();
   };
 
@@ -228,12 +233,13 @@
   const send = page.fetch && page.fetch.bind(page);
   let timer = 0;
   let failures = 0;
-  let notBefore = 0;
   let most = BATCH_MAX;
 
+  let notBefore = 0;
+  const toWait = () => Math.max(session.wait || 0, notBefore) - now();
   const plan = delay => {
     if (timer || flight.length || !queue.length) return;
-    timer = setTimeout(flush, Math.max(delay, notBefore - now()));
+    timer = setTimeout(flush, Math.max(delay, toWait()));
   };
   // One source, from the oldest on.
   const nextBatch = items => {
@@ -252,7 +258,7 @@
   const flush = () => {
     clearTimeout(timer);
     timer = 0;
-    if (flight.length || !queue.length || now() < notBefore) return plan(0);
+    if (flight.length || !queue.length || toWait() > 0) return plan(0);
     flight = nextBatch(queue);
     const batch = flight;
     const ended = (status, wait) => {
@@ -262,12 +268,15 @@
         most = batch.length >> 1;
       } else if (!status || status > 499 || /^(?:401|403|408|429)$/.test(status)) {
         const backOff = Math.min(RETRY_MS * 2 ** failures++, RETRY_MAX_MS);
-        notBefore = now() + Math.max(wait || 0, backOff / 2) + (Math.random() * backOff) / 2;
+        const jitter = (Math.random() * backOff) / 2;
+        notBefore = now() + backOff / 2 + jitter;
+        if (wait > 0) session.wait = now() + Math.min(wait, WAIT_MAX_MS) + jitter;
       } else {
         // Taken, or refused for good.
-        failures = notBefore = 0;
+        failures = notBefore = session.wait = 0;
         forget(batch);
       }
+      saveSession(1);
       plan(0);
     };
     const abort = new AbortController();
@@ -291,11 +300,13 @@
     );
   };
 
-  const leave = event => {
+  const leave = () => {
     saveSession();
     release();
-    if (event.type !== 'pagehide' || (local && now() < notBefore)) return;
     let rest = queue.filter(item => !flight.includes(item));
+    // This page sends nothing more by itself.
+    flight = queue;
+    if (local && toWait() > 0) return;
     while (rest.length) {
       const batch = nextBatch(rest);
       if (!navigator.sendBeacon(target(batch), body(batch))) return;
@@ -306,6 +317,7 @@
   };
   const comeBack = event => {
     if (!event.persisted) return;
+    flight = [];
     // Another page may have sent what this one left.
     if (local) queue = queue.filter(item => local.getItem(item.key));
     resumeSession();
@@ -331,7 +343,6 @@
         page_url: cutLink(place.origin + place.pathname),
         sdk: 'chatpulse.js/' + config.v,
       };
-      // The vendor's own id, where there is one, or the same payload makes two copies one.
       enqueue(source.n, JSON.stringify({ native, context }));
       plan(GATHER_MS);
     });
@@ -505,7 +516,7 @@
       adopt();
       flush();
     });
-    addEventListener('pagehide', event => quiet(() => leave(event)));
+    addEventListener('pagehide', () => quiet(leave));
     addEventListener('pageshow', event => quiet(() => comeBack(event)));
   });
 })(__CHATPULSE__);

@@ -167,6 +167,9 @@ async fn a_server_that_asks_to_wait_is_left_alone_for_so_long() {
     page.navigate_by("location.href = '/plain'").await;
     site.visit_in(&page, "/shop").await;
     site.accepted_once_each(1..=3).await;
+    let tries = site.gate.events();
+    let waited = tries[1].at - tries[0].at;
+    assert!(waited >= Duration::from_secs(3), "{waited:?}");
 
     site.gate.set(Mode::Refuse(429, 2));
     let before = site.gate.events().len();
@@ -255,4 +258,20 @@ async fn a_page_that_is_come_back_to_goes_on_with_its_session() {
     page.evaluate("fire(3)").await;
     site.accepted_once_each(1..=3).await;
     assert_eq!(site.query(GAPS).await, "1\t0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_was_opened_with_a_copy_of_the_session_gets_its_own() {
+    let site = site("copy").await;
+    let page = site.visit("/shop").await;
+    page.evaluate("fire(1)").await;
+    // The new window's storage begins as a copy of this one's.
+    page.evaluate("window.copy = window.open('/shop'); 0").await;
+    page.wait_for("copy.fire && copy.chatpulse").await;
+    let own = "copy.sessionStorage.length === 1 && copy.chatpulse.session !== chatpulse.session";
+    assert_eq!(page.evaluate(own).await, true);
+    page.evaluate("copy.fire(2); fire(3); copy.fire(4); fire(5)")
+        .await;
+    site.accepted_once_each(1..=5).await;
+    assert_eq!(site.query(GAPS).await, "2\t0");
 }

@@ -22,14 +22,14 @@ async fn the_data_layer_is_heard_however_the_site_treats_it() {
     let push = "const push = (n, layer = dataLayer) => layer.push({event: 'widget_message_sent', widet_conversation_id: 'c-' + n});";
     site.put_as(
         "/shop",
-        // Pushes before the snippet is there, and an override that was there before it.
+        // Pushes before the snippet is there, and an override that was there before it and pushes copies.
         &format!(
             "<script>{push}
             window.dataLayer = [{{event: 'gtm.js'}}, null, 7, function () {{}}];
             push(1);
             const calls = [];
             const original = dataLayer.push;
-            dataLayer.push = function (...items) {{ calls.push(this === dataLayer); original.apply(this, items); return 'theirs'; }};
+            dataLayer.push = function (...items) {{ calls.push(this === dataLayer); original.apply(this, items.map(item => ({{...item}}))); return 'theirs'; }};
             push(2);
             </script>{}",
             site.lines.tag
