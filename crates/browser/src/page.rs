@@ -115,6 +115,11 @@ impl Page {
         Page::open(self.wire.clone(), self.context.clone()).await
     }
 
+    /// Shows the page in front of the others, which are out of sight then.
+    pub async fn show(&self) {
+        self.call("Page.bringToFront", json!({})).await;
+    }
+
     /// Closes the page, as its visitor does.
     pub async fn close(self) {
         let target = json!({"targetId": self.target});

@@ -10,6 +10,7 @@
 
 mod access;
 mod api;
+mod arrivals;
 mod chart;
 mod conversation_list;
 mod conversations;

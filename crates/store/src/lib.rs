@@ -33,8 +33,8 @@ pub use migrations::{MIGRATIONS, Migration};
 pub use queries::{
     Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor, ConversationRow,
     Figure, GapCount, HealthPoint, HealthRow, MetricDefinition, MetricRow, NameHealth,
-    PipelinePoint, Rejected, RejectedCursor, RejectionCount, Restatement, SourceMetric, Span,
-    TenantRow, TypeBaseline, TypePoint, Unit, Window,
+    PipelinePoint, Rejected, RejectedCursor, RejectionCount, Restatement, SessionEvent,
+    SourceMetric, Span, TenantRow, TypeBaseline, TypePoint, Unit, Window,
 };
 pub use readers::{Reader, access_statements};
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};

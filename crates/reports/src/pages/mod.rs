@@ -20,6 +20,7 @@ mod routes;
 mod shell;
 mod sources;
 mod time;
+mod working;
 
 use maud::html;
 

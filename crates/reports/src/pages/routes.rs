@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::delivery::Filter;
 use super::parts::{foreign, link};
 use super::shell::{Frame, Place, Tab, head, picker, tabs};
-use super::{conversations, delivery, failures, health, overview, sources, time};
+use super::{conversations, delivery, failures, health, overview, sources, time, working};
 use crate::access::{self, Viewer};
+use crate::arrivals::Check;
 use crate::{Period, PeriodError, Reports};
 
 /// Longest name that is asked for; bytes.
@@ -32,7 +33,7 @@ const MOST_FAILURES: u32 = 50;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// The pages: `GET /`, `/sources`, `/tenants/{tenant}` with `/delivery`, `/conversations` and
-/// `/failures`. `?since=` is a span such as `24h`, the default. They stand behind the check of access.
+/// `/failures` and `/working`. `?since=` is a span such as `24h`, the default. They stand behind the check of access.
 pub(crate) fn router(reports: Reports) -> Router {
     Router::new()
         .route("/", get(show_overview))
@@ -41,6 +42,7 @@ pub(crate) fn router(reports: Reports) -> Router {
         .route("/tenants/{tenant}/delivery", get(show_delivery))
         .route("/tenants/{tenant}/conversations", get(show_conversations))
         .route("/tenants/{tenant}/failures", get(show_failures))
+        .route("/tenants/{tenant}/working", get(show_working))
         .with_state(reports)
 }
 
@@ -301,6 +303,40 @@ async fn show_failures(
         },
         api: "/v1/rejections",
     }))
+}
+
+/// The session of a check, and the page of the site that it is for.
+#[derive(Debug, Default, Deserialize)]
+struct Try {
+    check: Option<String>,
+    site: Option<String>,
+}
+
+async fn show_working(
+    State(reports): State<Reports>,
+    of: TenantVisit,
+    asked: Query<Try>,
+) -> Result<Response, Trouble> {
+    let (tenant, tab) = (of.tenant.as_str(), Tab::Working);
+    let Some(check) = asked.check.as_deref().and_then(Check::parse) else {
+        // The address holds the check, so that the page stays the same when it is asked for again.
+        let check = Check::new().map_err(|error| Trouble::Request(error.to_string()))?;
+        let here = link(&tab.path(tenant), &[("check", Some(check.as_str()))]);
+        return Ok(Redirect::to(&here).into_response());
+    };
+    let arrivals = reports
+        .arrivals(tenant, &check, working::MOST_ARRIVALS)
+        .await?;
+    let name = foreign(tenant);
+    let about = html! { "Events of your own visit, as they arrive" };
+    let content = html! {
+        (head(&html! { (name) }, &about, &html! {}))
+        (tabs(tenant, tab, of.visit.asked.since()))
+        (working::content(tenant, (&check, chosen(&asked.site)), &arrivals))
+    };
+    let frame = of.visit.frame(Place::Tenant(tenant, tab), None);
+    let title = format!("{} {name}", tab.name());
+    Ok(answer(&of.visit.headers, &frame, &title, &content))
 }
 
 /// A part of a list and how to get to the others.

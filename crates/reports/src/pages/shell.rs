@@ -17,14 +17,16 @@ pub(super) enum Tab {
     Delivery,
     Conversations,
     Failures,
+    Working,
 }
 
 impl Tab {
-    pub(super) const ALL: [Tab; 4] = [
+    pub(super) const ALL: [Tab; 5] = [
         Tab::Health,
         Tab::Delivery,
         Tab::Conversations,
         Tab::Failures,
+        Tab::Working,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Tab {
             Tab::Delivery => "Delivery",
             Tab::Conversations => "Conversations",
             Tab::Failures => "Failures",
+            Tab::Working => "Is it working?",
         }
     }
 
@@ -44,6 +47,7 @@ impl Tab {
             Tab::Delivery => format!("/tenants/{tenant}/delivery"),
             Tab::Conversations => format!("/tenants/{tenant}/conversations"),
             Tab::Failures => format!("/tenants/{tenant}/failures"),
+            Tab::Working => format!("/tenants/{tenant}/working"),
         }
     }
 }

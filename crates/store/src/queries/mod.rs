@@ -7,6 +7,7 @@ mod definitions;
 mod health;
 mod overview;
 mod rejections;
+mod sessions;
 
 pub use cohorts::{Breakdown, Cohort, CohortState, Figure, MetricRow, Restatement};
 pub use conversations::{ConversationCursor, ConversationRow};
@@ -16,6 +17,7 @@ pub use health::{
 };
 pub use overview::{Books, PipelinePoint, TenantRow};
 pub use rejections::{Rejected, RejectedCursor, RejectionCount};
+pub use sessions::SessionEvent;
 
 use clickhouse::query::Query;
 use serde::Serialize;

@@ -232,9 +232,14 @@ async fn without_storage_nothing_is_kept_in_the_browser_and_the_beacon_still_goe
             .await,
         0
     );
-    page.navigate_by("fire(3, 4); location.href = '/plain'")
-        .await;
+    // Two sources, so two requests at once.
+    page.navigate_by(
+        "fire(3, 4); userlikeTrackingEvent('chat_requested', {}, {}); location.href = '/plain'",
+    )
+    .await;
     site.accepted_once_each(1..=4).await;
+    let other = "SELECT count() FROM events WHERE {tenant} AND source = 'userlike'";
+    site.wait_until(other, "1").await;
     assert_eq!(
         page.evaluate("localStorage.length + sessionStorage.length")
             .await,

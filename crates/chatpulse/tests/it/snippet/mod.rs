@@ -9,3 +9,4 @@ mod delivery;
 mod manners;
 mod site;
 mod vendors;
+mod working;

@@ -126,6 +126,11 @@ impl Site {
         format!("http://{}{path}", self.address)
     }
 
+    /// The address of a page of the reports.
+    pub(crate) fn dashboard(&self, path: &str) -> String {
+        format!("{}{path}", self.pipeline.serve.dashboard)
+    }
+
     /// Puts a page up: a head with the snippet's line, and a body.
     pub(crate) fn put(&self, path: &str, body: &str) {
         self.put_as(path, &self.lines.tag, body);
