@@ -9,7 +9,7 @@ use super::health::{
 };
 use super::parts::{badge, definitions, foreign, link, not_available, scroll};
 use super::shell::Tab;
-use super::time::{series, slots, sums, time, unit_name, values};
+use super::time::{self, series, slots, sums, unit_name, values};
 use crate::chart::{self, Slots, TimeChart, Unit};
 use crate::delivery::{Counted, DeliverySeries};
 use crate::health::{Percentiles, Point, TenantHealth, TypeHealth};
@@ -304,7 +304,7 @@ fn table(
                     td.n role="cell" data-label="Late" { (grouped(d.late.into())) }
                     td.n.made role="cell" data-label="Occurred → received" { (three(d.receive_ms, NO_TIME)) }
                     td.n.made role="cell" data-label="Received → queryable" { (three(d.queryable_ms, NONE_ACCEPTED)) }
-                    td.n.whole role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time(last)), None => "never" } }
+                    td.n.whole role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time::unit(last)), None => "never" } }
                 }
             } }
         }

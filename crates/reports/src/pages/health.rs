@@ -6,7 +6,7 @@ use super::parts::{
     Tile, badge, count_or, definitions, foreign, not_available, notice, scroll, share, tiles,
 };
 use super::shell::Tab;
-use super::time::{series, slots, sums, text, time, unit_name, values};
+use super::time::{self, series, slots, sums, text, unit_name, values};
 use crate::chart::{self, Part, TimeChart, Unit};
 use crate::health::{Delivery, Drift, Name, Percentiles, SourceHealth, TenantHealth, TypeHealth};
 use crate::text::{duration, grouped};
@@ -109,7 +109,7 @@ fn figures(health: &TenantHealth) -> Markup {
             name: "Received",
             figure: html! { (grouped(i128::from(total.received))) },
             beside: match total.last_received {
-                Some(last) => html! { "last " (time(last)) },
+                Some(last) => html! { "last " (time::unit(last)) },
                 None => html! { "never" },
             },
             definition: RECEIVED,
@@ -358,7 +358,7 @@ fn type_table(caption: &str, types: &[&TypeHealth]) -> Markup {
                     td.n role="cell" data-label="Late" { (grouped(d.late.into())) }
                     td.n.whole role="cell" data-label="To received, p95" { (p95(d.receive_ms, NO_TIME)) }
                     td.n.whole role="cell" data-label="To queryable, p95" { (p95(d.queryable_ms, NONE_ACCEPTED)) }
-                    td.n.whole role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time(last)), None => "never" } }
+                    td.n.whole role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time::unit(last)), None => "never" } }
                 }
             } }
         }
@@ -410,7 +410,7 @@ pub(super) fn drift(drift: &Drift) -> Markup {
                     td role="cell" { span.tag title=(meaning) { (what) } }
                     td.n role="cell" data-label="Now" { (grouped(name.received.into())) }
                     td.n role="cell" data-label="Before" { (grouped(name.baseline_received.into())) }
-                    td.n.whole role="cell" data-label="Last received" { (time(name.last_received)) }
+                    td.n.whole role="cell" data-label="Last received" { (time::unit(name.last_received)) }
                 }
             } } }
         }

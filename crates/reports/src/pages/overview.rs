@@ -9,7 +9,7 @@ use super::health::{
 use super::parts::{
     Tile, badge, definitions, encoded, foreign, link, not_available, scroll, share, tiles,
 };
-use super::time::{series, slots, sums, text, time, unit_name, values};
+use super::time::{self, series, slots, sums, text, time, unit_name, values};
 use crate::chart::{self, Part, TimeChart, Unit};
 use crate::health::Percentiles;
 use crate::overview::{Overview, PipelinePointReport, StageLag, TenantOverview};
@@ -343,7 +343,7 @@ fn tenant_table(rows: &[&TenantOverview], widest: u64, since: &str) -> Markup {
                     td.n role="cell" data-label="Duplicate" { (share(tenant.duplicate, tenant.received)) }
                     td.n role="cell" data-label="Rejected" { (share(tenant.rejected, tenant.received)) }
                     td.n role="cell" data-label="Late" { (share(tenant.late, tenant.accepted)) }
-                    td.n.whole role="cell" data-label="Last received" { (time(tenant.last_received)) }
+                    td.n.whole role="cell" data-label="Last received" { (time::unit(tenant.last_received)) }
                 }
             } }
         }

@@ -72,6 +72,16 @@ pub(super) fn time(at: Timestamp) -> Markup {
     html! { time.time datetime=(at) title={ (at) } { (text(at)) } }
 }
 
+/// The unit in which something was last: days are kept as a whole, so of midnight the date alone is said.
+pub(super) fn unit(at: Timestamp) -> Markup {
+    if at.as_millisecond().rem_euclid(Unit::Day.ms()) == 0 {
+        let day = at.to_zoned(TimeZone::UTC).strftime("%-d %b");
+        html! { time.time datetime=(at) title="Figures of this time are kept by the day." { (day) } }
+    } else {
+        time(at)
+    }
+}
+
 /// The same as plain text.
 pub(super) fn text(at: Timestamp) -> String {
     at.to_zoned(TimeZone::UTC)
