@@ -2,7 +2,7 @@
 //! seconds after the start.
 
 use chatpulse_model::{Actor, Event, EventType, ScoreKind};
-use chatpulse_store::{SourceMetric, Store};
+use chatpulse_store::{MetricRow, SourceMetric, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -378,6 +378,114 @@ async fn nps_is_promoters_less_detractors_over_all_scores() {
 }
 
 #[tokio::test]
+async fn a_surplus_in_one_conversation_hides_no_loss_in_another() {
+    let mut s = Script::new(WM);
+    chat(&mut s, "two lost")
+        .at(3 * S, EventType::AgentJoined, Actor::Agent)
+        .reported_total = Some(4);
+    chat(&mut s, "one lost")
+        .at(3 * S, EventType::AgentJoined, Actor::Agent)
+        .reported_total = Some(3);
+    chat(&mut s, "none lost")
+        .at(3 * S, EventType::AgentJoined, Actor::Agent)
+        .reported_total = Some(2);
+    chat(&mut s, "one too many")
+        .at(3 * S, EventType::AgentJoined, Actor::Agent)
+        .reported_total = Some(1);
+    chat(&mut s, "without a report");
+    let m = judged("metric_missing", &s, LATER).await;
+    let counted = |name: &str| (m.get(WM, name).n, m.get(WM, name).numerator);
+    assert_eq!(counted("message_gap"), (4, Some(2)));
+    assert_eq!(counted("messages_missing"), (4, Some(3)));
+    assert_eq!(counted("conversations_with_gap"), (4, Some(2)));
+}
+
+#[tokio::test]
+async fn the_six_shares_sum_to_one_over_sources_that_can_and_cannot_show_a_resolution() {
+    let mut s = Script::new("full");
+    chat(&mut s, "praised").score(ScoreKind::Stars, 5.0);
+    chat(&mut s, "not rated");
+    s.source = WM;
+    // Praise that the source does not send proves nothing.
+    chat(&mut s, "of watermelon").score(ScoreKind::Stars, 5.0);
+    let m = judged("metric_six", &s, LATER).await;
+    let (one, two, none) = (Some(1), Some(2), (Some(0), Some(1)));
+    assert_eq!(m.fraction("full", "bot_resolved_share"), (one, two));
+    assert_eq!(m.fraction("full", "bot_resolution_rate"), (one, two));
+    assert_eq!(m.fraction(WM, "bot_resolved_share"), none);
+    assert!(!m.get(WM, "bot_resolution_rate").observable);
+    assert_eq!(m.fraction(WM, "contained_assumed_share"), (one, one));
+    let overall = |name: &str| {
+        let row =
+            m.0.iter()
+                .find(|row| row.source.is_none() && row.metric == name);
+        row.map(|row| (row.numerator, row.denominator)).unwrap()
+    };
+    assert_eq!(overall("bot_resolved_share"), (one, Some(3)));
+    assert_eq!(overall("contained_assumed_share"), (two, Some(3)));
+    assert_eq!(overall("bot_resolution_rate"), (one, two));
+}
+
+#[tokio::test]
+async fn what_visitors_did_is_counted_by_event_or_by_conversation() {
+    let mut s = Script::new("loyjoy");
+    for conversation in ["a", "b"] {
+        s.conversation(conversation);
+        s.at(0, EventType::LinkClicked, Actor::Visitor);
+        s.at(0, EventType::LinkClicked, Actor::Visitor);
+        s.at(1, EventType::ContactSubmitted, Actor::Visitor);
+        s.at(2, EventType::FeedbackSubmitted, Actor::Visitor);
+    }
+    s.conversation("a");
+    s.at(3, EventType::GoalMet, Actor::System).goal = Some("prize".into());
+    s.at(4, EventType::GoalMet, Actor::System).goal = Some("prize".into());
+    s.at(5, EventType::GoalMet, Actor::System).goal = Some("sign_up".into());
+    // The last word counts, whatever came first on the way; at the same millisecond it is no.
+    s.at(9, EventType::ConsentAccepted, Actor::Visitor);
+    s.at(8, EventType::ConsentDeclined, Actor::Visitor);
+    s.conversation("b");
+    s.at(9, EventType::ConsentAccepted, Actor::Visitor);
+    s.at(9, EventType::ConsentDeclined, Actor::Visitor);
+    s.conversation("never asked");
+    s.visitor(0);
+    s.source = WM;
+    chat(&mut s, "deleted").at(3 * S, EventType::ConversationDeleted, Actor::System);
+    chat(&mut s, "there");
+    s.at(3, EventType::LinkClicked, Actor::Visitor);
+    s.source = "userlike";
+    s.conversation("u");
+    s.at(0, EventType::SurveyShown, Actor::System);
+    s.at(1, EventType::FeedbackShown, Actor::System);
+    s.at(2, EventType::ConsentAccepted, Actor::Visitor);
+    let m = judged("metric_did", &s, LATER).await;
+    let counted = |source: &str, name: &str| m.get(source, name).numerator;
+    assert_eq!(counted("loyjoy", "links_clicked"), Some(4));
+    assert_eq!(counted("loyjoy", "contacts_submitted"), Some(2));
+    assert_eq!(counted("loyjoy", "feedback_count"), Some(2));
+    assert_eq!(counted("loyjoy", "conversations_with_goal"), Some(1));
+    assert_eq!(counted("loyjoy", "consents_accepted"), Some(1));
+    assert_eq!(counted("loyjoy", "consents_declined"), Some(1));
+    // It has no event of it.
+    assert_eq!(counted("loyjoy", "deleted_conversations"), None);
+    assert_eq!(counted(WM, "deleted_conversations"), Some(1));
+    // Its links do not say of which conversation they are.
+    assert_eq!(counted(WM, "links_clicked"), None);
+    assert_eq!(counted("userlike", "surveys_shown"), Some(2));
+    assert_eq!(counted("userlike", "consents_accepted"), Some(1));
+    assert_eq!(counted("userlike", "consents_declined"), None);
+    let goals: Vec<(String, String, u64)> = client("metric_did")
+        .query_raw("SELECT conversation_id, goal, times FROM conversation_goals ORDER BY goal")
+        .fetch_all()
+        .await
+        .unwrap();
+    let expected = [("a", "prize", 2), ("a", "sign_up", 1)];
+    assert_eq!(
+        goals,
+        expected.map(|(id, goal, times)| (id.to_owned(), goal.to_owned(), times))
+    );
+}
+
+#[tokio::test]
 async fn what_a_source_cannot_show_is_null_even_where_an_event_claims_it() {
     let mut events = Vec::new();
     for source in [
@@ -746,6 +854,26 @@ fn rates_stay_within_bounds_and_shares_sum_to_one() {
                 ("rate", Some(rate)) => assert!((0.0..=1.0).contains(&rate), "{row:?}"),
                 ("score", Some(rate)) => assert!((-1.0..=1.0).contains(&rate), "{row:?}"),
                 _ => {}
+            }
+            if let (Some(part), Some(whole)) = (row.numerator, row.denominator) {
+                assert!(part.abs() <= whole, "{row:?}");
+                assert!(part >= 0 || row.kind == "score", "{row:?}");
+            }
+            // What is shown of all sources is the sum of those that can show it.
+            if row.source.is_none() {
+                let of_sources = || {
+                    let same = |other: &&MetricRow| {
+                        other.source.is_some() && other.metric == row.metric && other.observable
+                    };
+                    m.0.iter().filter(same)
+                };
+                assert_eq!(row.observable, of_sources().count() > 0, "{row:?}");
+                assert_eq!(row.n, of_sources().map(|of| of.n).sum::<u64>(), "{row:?}");
+                let sum = |of: fn(&MetricRow) -> Option<i64>| {
+                    of_sources().filter_map(of).reduce(|a, b| a + b)
+                };
+                assert_eq!(row.numerator, sum(|of| of.numerator), "{row:?}");
+                assert_eq!(row.denominator, sum(|of| of.denominator), "{row:?}");
             }
             let durations = [row.median_ms, row.p90_ms, row.p95_ms];
             assert!(durations.iter().flatten().all(|ms| *ms >= 0.0), "{row:?}");
