@@ -3,8 +3,8 @@
 use chatpulse_model::EventType;
 use chatpulse_model::source::Catalog;
 use chatpulse_store::{
-    BrowserLoss, GapCount, HealthPoint, HealthRow, NameHealth, StoreError, TypeBaseline, Unit,
-    Window,
+    BrowserLoss, GapCount, HealthPoint, HealthRow, KeyHealth, NameHealth, StoreError, TypeBaseline,
+    Unit, Window,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -19,6 +19,12 @@ use crate::verdict::{Counts, Judgement, Verdict, judge};
 const RECENT_REJECTIONS: u32 = 20;
 /// A name counts as vanished where the baseline had at least this many.
 const VANISHED_FROM: u64 = 5;
+/// A key is judged where so many events of its type came, now and before.
+const KEY_FROM: u64 = 20;
+/// Most events have a key from this share on.
+const KEY_USUAL: f64 = 0.5;
+/// Hardly an event has a key up to this share.
+const KEY_RARE: f64 = 0.02;
 
 /// The health report of one tenant.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -154,6 +160,27 @@ pub struct Drift {
     pub appeared: Vec<Name>,
     /// Received in the baseline and not in the window, though the source was.
     pub vanished: Vec<Name>,
+    /// Keys that most events of a type had, by days, and now hardly one has: most often the page calls
+    /// them something else now. Names that no definition knows are dropped unread, so the new one is not
+    /// told.
+    pub vanished_keys: Vec<Key>,
+    /// Keys that hardly an event of a type had and most have now.
+    pub appeared_keys: Vec<Key>,
+}
+
+/// A key of the events of a type.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Key {
+    /// Source.
+    pub source: String,
+    /// Neutral type.
+    pub event_type: String,
+    /// Field of an event, or `properties.<name>`.
+    pub key: String,
+    /// Share of the accepted events of the type that had it, from 0 to 1.
+    pub share: f64,
+    /// Its share in the baseline.
+    pub baseline_share: f64,
 }
 
 /// A vendor's event name.
@@ -199,10 +226,12 @@ impl Reports {
     ) -> Result<TenantHealth, StoreError> {
         let (store, span, baseline) = (&self.store, period.delivery(), period.baseline());
         let window = span.window;
-        let (rows, before, names, losses, gaps, rejections, recent_rejections, series) = tokio::try_join!(
+        let (key_span, key_baseline) = period.keys();
+        let (rows, before, names, keys, losses, gaps, rejections, recent_rejections, series) = tokio::try_join!(
             store.health(tenant, span),
             store.baseline(tenant, baseline),
             store.name_health(tenant, span, baseline),
+            store.key_health(tenant, key_span, key_baseline),
             store.browser_loss(tenant, window),
             store.message_gaps(tenant, window),
             store.rejections_by_reason(tenant, window),
@@ -225,7 +254,11 @@ impl Reports {
             judgement: overall(&sources),
             total: total(&found),
             types: types(&found, &rejected_types(&names, self.catalog)),
-            drift: drift(names, &sources),
+            drift: Drift {
+                vanished_keys: changed(&keys, Change::Vanished),
+                appeared_keys: changed(&keys, Change::Appeared),
+                ..drift(names, &sources)
+            },
             sources,
             series: series.into_iter().map(Point::from).collect(),
             rejections: rejections.into_iter().map(Reason::from).collect(),
@@ -492,6 +525,30 @@ pub(crate) fn drift(names: Vec<NameHealth>, sources: &[SourceHealth]) -> Drift {
     drift
 }
 
+/// What became of a key.
+#[derive(Clone, Copy, PartialEq)]
+enum Change {
+    Vanished,
+    Appeared,
+}
+
+fn changed(keys: &[KeyHealth], change: Change) -> Vec<Key> {
+    keys.iter()
+        .filter(|key| key.events.min(key.baseline_events) >= KEY_FROM)
+        .map(|key| Key {
+            source: key.source.clone(),
+            event_type: key.event_type.clone(),
+            key: key.key.clone(),
+            share: key.with_key as f64 / key.events as f64,
+            baseline_share: key.baseline_with_key as f64 / key.baseline_events as f64,
+        })
+        .filter(|key| match change {
+            Change::Vanished => key.share <= KEY_RARE && key.baseline_share >= KEY_USUAL,
+            Change::Appeared => key.share >= KEY_USUAL && key.baseline_share <= KEY_RARE,
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -624,6 +681,33 @@ mod tests {
             (judged.lost_in_browser, judged.missing_messages),
             (None, None)
         );
+    }
+
+    #[test]
+    fn a_key_that_most_events_had_and_hardly_one_has_now_has_vanished() {
+        let key = |key: &str, (events, with_key), (baseline_events, baseline_with_key)| KeyHealth {
+            source: "a".into(),
+            event_type: "message.sent".into(),
+            key: key.into(),
+            events,
+            with_key,
+            baseline_events,
+            baseline_with_key,
+        };
+        let keys = [
+            key("kept", (50, 50), (50, 50)),
+            key("gone", (50, 1), (100, 50)),
+            key("rarer", (50, 2), (100, 50)),
+            key("of few", (19, 0), (100, 100)),
+            key("came", (50, 25), (100, 2)),
+        ];
+        let names = |change| {
+            let keys = changed(&keys, change);
+            keys.iter().map(|key| key.key.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Change::Vanished), ["gone"]);
+        assert_eq!(names(Change::Appeared), ["came"]);
+        assert_eq!(changed(&keys, Change::Vanished)[0].share, 0.02);
     }
 
     #[test]

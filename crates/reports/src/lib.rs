@@ -40,7 +40,7 @@ pub use conversations::{
 pub use delivery::{Counted, DeliverySeries, TypeSeries};
 pub use failures::{Failure, Reason};
 pub use health::{
-    Delivery, Drift, Name, Percentiles, Point, SourceHealth, TenantHealth, TypeHealth,
+    Delivery, Drift, Key, Name, Percentiles, Point, SourceHealth, TenantHealth, TypeHealth,
 };
 pub use http::router;
 pub use matrix::{Matrix, MatrixCell, MatrixMetric, MatrixSource};

@@ -132,6 +132,27 @@ impl TenantHealth {
                 })
             }),
         );
+        let keys = [
+            ("vanished, perhaps renamed", &self.drift.vanished_keys),
+            ("new", &self.drift.appeared_keys),
+        ];
+        table(
+            &mut out,
+            "Drift of keys",
+            &["source", "type", "key", "what", "share now", "share before"],
+            keys.into_iter().flat_map(|(what, keys)| {
+                keys.iter().map(move |k| {
+                    vec![
+                        cell(&k.source),
+                        cell(&k.event_type),
+                        cell(&k.key),
+                        what.to_owned(),
+                        percent(k.share),
+                        percent(k.baseline_share),
+                    ]
+                })
+            }),
+        );
         table(
             &mut out,
             "Rejected by reason",

@@ -94,6 +94,22 @@ impl Period {
         })
     }
 
+    /// How the keys of events are looked at: by days, against the seven times as many days before.
+    pub(crate) fn keys(self) -> (StoreSpan, StoreSpan) {
+        let span = self.by(Unit::Day);
+        let until_ms = span.window.since_ms;
+        let days = (span.window.until_ms - until_ms + Unit::Day.ms() - 1) / Unit::Day.ms();
+        let before = Window {
+            since_ms: until_ms - days * BASELINE_WINDOWS * Unit::Day.ms(),
+            until_ms,
+        };
+        let baseline = StoreSpan {
+            window: before,
+            unit: Unit::Day,
+        };
+        (span, baseline)
+    }
+
     /// How conversations are looked at, by their start: by hours up to 3 days, else by days.
     pub fn cohorts(self) -> StoreSpan {
         match self.delivery().unit {

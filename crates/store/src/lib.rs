@@ -32,7 +32,7 @@ pub use insert::Inserted;
 pub use migrations::{MIGRATIONS, Migration};
 pub use queries::{
     Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor, ConversationRow,
-    Figure, GapCount, HealthPoint, HealthRow, MetricDefinition, MetricRow, NameHealth,
+    Figure, GapCount, HealthPoint, HealthRow, KeyHealth, MetricDefinition, MetricRow, NameHealth,
     PipelinePoint, Rejected, RejectedCursor, RejectionCount, Restatement, SessionEvent,
     SourceMetric, Span, TenantRow, TypeBaseline, TypePoint, Unit, Window,
 };

@@ -43,6 +43,7 @@ migrations! {
     5 "0005_poison.sql",
     6 "0006_rollups.sql",
     7 "0007_sight.sql",
+    8 "0008_keys.sql",
 }
 
 impl Migration {

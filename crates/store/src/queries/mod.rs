@@ -5,6 +5,7 @@ mod cohorts;
 mod conversations;
 mod definitions;
 mod health;
+mod keys;
 mod overview;
 mod rejections;
 mod sessions;
@@ -15,6 +16,7 @@ pub use definitions::{MetricDefinition, SourceMetric};
 pub use health::{
     BrowserLoss, GapCount, HealthPoint, HealthRow, NameHealth, TypeBaseline, TypePoint,
 };
+pub use keys::KeyHealth;
 pub use overview::{Books, PipelinePoint, TenantRow};
 pub use rejections::{Rejected, RejectedCursor, RejectionCount};
 pub use sessions::SessionEvent;

@@ -278,3 +278,54 @@ async fn the_books_are_kept_per_tenant() {
         [("acme".into(), 3, 1, 1, 1), ("bravo".into(), 1, 1, 0, 0)]
     );
 }
+
+#[tokio::test]
+async fn keys_are_counted_by_type_and_day_of_accepted_events_once() {
+    let store = store("health_keys").await;
+    let with = |offset, day: i64, language: Option<&str>| Event {
+        language: language.map(str::to_owned),
+        properties: [("colour".to_owned(), "red".to_owned())].into(),
+        ..named(offset, "opened", day * DAY, 0)
+    };
+    let events = [
+        with(0, 0, Some("en")),
+        with(1, 0, None),
+        with(2, -1, Some("de")),
+        duplicate(3),
+        rejected(4),
+    ];
+    insert(&store, "all", &events).await;
+    insert(&store, "all", &events).await;
+    let day = DAY;
+    let today = START - START % day;
+    let span = |since: i64, until: i64| Span {
+        window: Window {
+            since_ms: today + since * day,
+            until_ms: today + until * day,
+        },
+        unit: Unit::Day,
+    };
+    let keys = store
+        .key_health("acme", span(0, 1), span(-7, 0))
+        .await
+        .unwrap();
+    let seen: Vec<_> = keys
+        .iter()
+        .map(|k| {
+            let now = (k.events, k.with_key);
+            (
+                k.key.as_str(),
+                now,
+                (k.baseline_events, k.baseline_with_key),
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("language", (2, 1), (1, 1)),
+            ("occurred_at", (2, 2), (1, 1)),
+            ("properties.colour", (2, 2), (1, 1)),
+        ]
+    );
+}
