@@ -107,12 +107,26 @@ AS SELECT
 FROM {db}.conversations_as_of(as_of = now64(3, 'UTC'))
 COMMENT 'One row per conversation, judged as of now. NULL is unknown, never zero. Medians over any grouping come from here, e.g. quantileExactInclusive(0.5)(first_response_any_ms). Filter by tenant.';
 
+CREATE OR REPLACE VIEW {bi}.conversation_goals
+(
+    tenant          LowCardinality(String) COMMENT 'Tenant',
+    source          LowCardinality(String) COMMENT 'Vendor of the widget',
+    conversation_id String                 COMMENT 'Conversation, see conversations',
+    started_at      DateTime64(3, 'UTC')   COMMENT 'Time of its first event',
+    goal            String                 COMMENT 'Goal reached, by name',
+    times           UInt64                 COMMENT 'How often it was reached'
+)
+DEFINER = CURRENT_USER SQL SECURITY DEFINER
+AS SELECT tenant, source, conversation_id, started_at::DateTime64(3, 'UTC') AS started_at, goal, times
+FROM conversation_goals
+COMMENT 'One row per conversation and goal that it reached.';
+
 CREATE OR REPLACE VIEW {bi}.conversation_metrics_hour
 (
     tenant       LowCardinality(String) COMMENT 'Tenant',
     source       LowCardinality(String) COMMENT 'Vendor of the widget',
     hour         DateTime('UTC')        COMMENT 'Hour in which the conversations started (UTC)',
-    metric       LowCardinality(String) COMMENT 'Name of the metric',
+    metric       LowCardinality(String) COMMENT 'Name, see metric_definitions',
     kind         LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
     observable   Bool                   COMMENT 'False where the source cannot show the metric: then it has no values',
     n            UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
@@ -159,7 +173,7 @@ CREATE OR REPLACE VIEW {bi}.conversation_metrics_day
     tenant       LowCardinality(String) COMMENT 'Tenant',
     source       LowCardinality(String) COMMENT 'Vendor of the widget',
     day          Date                   COMMENT 'Day on which the conversations started (UTC)',
-    metric       LowCardinality(String) COMMENT 'Name of the metric',
+    metric       LowCardinality(String) COMMENT 'Name, see metric_definitions',
     kind         LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
     observable   Bool                   COMMENT 'False where the source cannot show the metric: then it has no values',
     n            UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
@@ -207,7 +221,7 @@ CREATE OR REPLACE VIEW {bi}.conversation_metrics_day_by_widget
     source       LowCardinality(String) COMMENT 'Vendor of the widget',
     day          Date                   COMMENT 'Day on which the conversations started (UTC)',
     widget_id    LowCardinality(String) COMMENT 'The vendor''s widget or bot id; empty: none, (several): more than one in a conversation, (other): beyond the 50 most frequent of the day',
-    metric       LowCardinality(String) COMMENT 'Name of the metric',
+    metric       LowCardinality(String) COMMENT 'Name, see metric_definitions',
     kind         LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
     observable   Bool                   COMMENT 'False where the source cannot show the metric: then it has no values',
     n            UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
@@ -256,7 +270,7 @@ CREATE OR REPLACE VIEW {bi}.conversation_metrics_day_by_language
     source       LowCardinality(String) COMMENT 'Vendor of the widget',
     day          Date                   COMMENT 'Day on which the conversations started (UTC)',
     language     LowCardinality(String) COMMENT 'Language tag; empty: none, (several): more than one in a conversation, (other): beyond the 50 most frequent of the day',
-    metric       LowCardinality(String) COMMENT 'Name of the metric',
+    metric       LowCardinality(String) COMMENT 'Name, see metric_definitions',
     kind         LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
     observable   Bool                   COMMENT 'False where the source cannot show the metric: then it has no values',
     n            UInt64                 COMMENT 'Conversations, or durations, that the row is made of',
@@ -304,7 +318,7 @@ CREATE OR REPLACE VIEW {bi}.restatements
     tenant            LowCardinality(String)           COMMENT 'Tenant',
     source            LowCardinality(String)           COMMENT 'Vendor of the widget',
     day               Date                             COMMENT 'Day on which the conversations started (UTC)',
-    metric            LowCardinality(String)           COMMENT 'Name of the metric',
+    metric            LowCardinality(String)           COMMENT 'Name, see metric_definitions',
     kind              LowCardinality(String)           COMMENT 'count, rate, score or duration',
     old_n             UInt64                           COMMENT 'Conversations, or durations, that the old figure was made of',
     new_n             UInt64                           COMMENT 'The same of the new figure',

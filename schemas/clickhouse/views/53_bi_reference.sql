@@ -51,7 +51,9 @@ CREATE OR REPLACE VIEW {bi}.sources
     goals                        Bool COMMENT 'Goals can be seen',
     contacts                     Bool COMMENT 'That contact details were left can be seen, never the details',
     links                        Bool COMMENT 'Clicks on links can be seen',
-    consent                      Bool COMMENT 'Consent can be seen'
+    consent                      Bool COMMENT 'Consent can be seen',
+    partly                       Array(String) COMMENT 'Of these, what its events show only in part',
+    without_conversation         Array(String) COMMENT 'Of these, what its events show without saying of which conversation: seen in events, NULL in conversations and metrics'
 )
 DEFINER = CURRENT_USER SQL SECURITY DEFINER
 AS SELECT
@@ -75,6 +77,38 @@ AS SELECT
     goals,
     contacts,
     links,
-    consent
+    consent,
+    partly,
+    without_conversation
 FROM source_observes FINAL
 COMMENT 'One row per source: what its events let be seen. A figure that needs what is false here is NULL.';
+
+CREATE OR REPLACE VIEW {bi}.metric_definitions
+(
+    metric   LowCardinality(String) COMMENT 'Name, as in conversation_metrics_day',
+    position UInt16                 COMMENT 'Place in reports',
+    version  UInt16                 COMMENT 'Raised where the meaning of the figure changes',
+    kind     LowCardinality(String) COMMENT 'count, rate (0 to 1), score (-1 to 1) or duration',
+    unit     LowCardinality(String) COMMENT 'What is counted or measured; ms: milliseconds',
+    cohort   String                 COMMENT 'The denominator of a rate, or what a duration is taken of; empty for counts over all conversations',
+    title    String                 COMMENT 'Name for people',
+    formula  String                 COMMENT 'Definition',
+    needs    Array(String)          COMMENT 'What a source must show; without one of them the metric is NULL',
+    wants    Array(String)          COMMENT 'What a source should show; without one of them the metric is partial'
+)
+DEFINER = CURRENT_USER SQL SECURITY DEFINER
+AS SELECT metric, position, version, kind, unit, cohort, title, formula, needs, wants
+FROM metric_definitions
+COMMENT 'One row per metric: what it means.';
+
+CREATE OR REPLACE VIEW {bi}.source_metrics
+(
+    source LowCardinality(String) COMMENT 'Vendor of the widget',
+    metric LowCardinality(String) COMMENT 'Name, see metric_definitions',
+    shown  LowCardinality(String) COMMENT 'yes, partial (the figure may miss some) or no (it is NULL)',
+    why    String                 COMMENT 'What the source does not show; empty where all is shown'
+)
+DEFINER = CURRENT_USER SQL SECURITY DEFINER
+AS SELECT source, metric, observable AS shown, why
+FROM source_metrics
+COMMENT 'One row per source and metric: whether the source can show it.';
