@@ -169,7 +169,7 @@ pub struct Drift {
 }
 
 /// A key of the events of a type.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Key {
     /// Source.
     pub source: String,

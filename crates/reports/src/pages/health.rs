@@ -8,9 +8,11 @@ use super::parts::{
 use super::shell::Tab;
 use super::time::{self, series, slots, sums, text, unit_name, values};
 use crate::chart::{self, Part, TimeChart, Unit};
-use crate::health::{Delivery, Drift, Name, Percentiles, SourceHealth, TenantHealth, TypeHealth};
+use crate::health::{
+    Delivery, Drift, Key, Name, Percentiles, SourceHealth, TenantHealth, TypeHealth,
+};
 use crate::text::{duration, grouped};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, percent};
 
 /// Event types that are listed at once: those that need attention within these bounds.
 const LEAST_TYPES: usize = 10;
@@ -426,6 +428,52 @@ pub(super) fn drift(drift: &Drift) -> Markup {
             @for (what, _, names) in groups {
                 @if names.len() > MOST_NAMES { p.quiet.small { (MOST_NAMES) " of " (names.len()) " " (what) "; the API has all." } }
             }
+        }
+        (key_drift(drift))
+    }
+}
+
+fn key_drift(drift: &Drift) -> Markup {
+    let groups: [(&str, &str, &[Key]); 2] = [
+        (
+            "vanished",
+            "Most events of the type had it, and hardly one has it now: most often the page calls it something else.",
+            &drift.vanished_keys,
+        ),
+        (
+            "appeared",
+            "Hardly an event of the type had it, and most have it now.",
+            &drift.appeared_keys,
+        ),
+    ];
+    if groups.iter().all(|(_, _, keys)| keys.is_empty()) {
+        return html! {};
+    }
+    let table = html! {
+        table.fold role="table" {
+            caption.unseen { "Keys of events that came or went" }
+            thead role="rowgroup" { tr role="row" {
+                @for head in ["Key", "Event type", "What"] { th scope="col" role="columnheader" { (head) } }
+                @for head in ["Share now", "Share before"] { th.n scope="col" role="columnheader" { (head) } }
+            } }
+            tbody role="rowgroup" { @for (what, meaning, keys) in groups { @for key in keys.iter().take(MOST_NAMES) {
+                tr role="row" data-key={ "key-" (what) "-" (key.source) "-" (key.event_type) "-" (key.key) } {
+                    th scope="row" role="rowheader" { (foreign(&key.key)) }
+                    td role="cell" data-label="Event type" { (foreign(&key.event_type)) " · " (foreign(&key.source)) }
+                    td role="cell" { span.tag title=(meaning) { (what) } }
+                    td.n role="cell" data-label="Share now" { (percent(key.share)) }
+                    td.n role="cell" data-label="Share before" { (percent(key.baseline_share)) }
+                }
+            } } }
+        }
+    };
+    html! {
+        section.card {
+            header {
+                h2 { "Drift of keys" }
+                p { "Keys that most events of a type had and no longer have, or the other way round, by whole days." }
+            }
+            (scroll("Keys of events that came or went", &table))
         }
     }
 }
