@@ -403,11 +403,18 @@ fn types(found: &Found, rejected: &[RejectedType]) -> Vec<TypeHealth> {
             if is_unknown && delivery.received == 0 {
                 return None;
             }
+            let mut judgement = judge(&counts);
+            if is_unknown && judgement.verdict == Verdict::Healthy {
+                judgement.reason = format!(
+                    "{} of {} that the source sent were refused and name no known type",
+                    delivery.rejected, counts.received
+                );
+            }
             Some(TypeHealth {
                 source: source.to_owned(),
                 event_type: event_type.to_owned(),
                 baseline_received: before().map(|row| row.received).sum(),
-                judgement: judge(&counts),
+                judgement,
                 delivery,
             })
         })
@@ -667,6 +674,10 @@ mod tests {
         );
         assert_eq!(of("unknown").delivery.received, 6);
         assert_eq!(of("unknown").judgement.verdict, Verdict::Healthy);
+        assert_eq!(
+            of("unknown").judgement.reason,
+            "6 of 1000 that the source sent were refused and name no known type"
+        );
         assert_eq!(of("widget.closed").judgement.verdict, Verdict::Healthy);
         let received: u64 = judged.iter().map(|t| t.delivery.received).sum();
         assert_eq!(received, 1_000);

@@ -159,7 +159,7 @@ SELECT
     fromUnixTimestamp64Milli(arrayElementOrNull(returns, -1), 'UTC') AS last_bot_return_at,
     fromUnixTimestamp64Milli(arrayElementOrNull(closes, 1), 'UTC') AS first_close_at,
     fromUnixTimestamp64Milli(arrayElementOrNull(closes, -1), 'UTC') AS last_close_at,
-    arrayExists(m -> m.type = 'conversation.deleted', marks) AS deleted,
+    if(sees_deletion, arrayExists(m -> m.type = 'conversation.deleted', marks), NULL) AS deleted,
     closed AS is_closed,
 
     -- What time alone will change: an open conversation closes by silence, a close becomes old enough
@@ -231,8 +231,7 @@ SELECT
     sees_closes AS is_resolution_time_observable,
     sees_goals AS is_goal_observable,
     sees_accepted AS is_acceptance_observable,
-    sees_declined AS is_refusal_observable,
-    sees_deletion AS is_deletion_observable
+    sees_declined AS is_refusal_observable
 FROM judged AS j
 COMMENT 'One row per conversation, judged at the time as_of. NULL is what its source cannot show, or what did not happen. Version 2';
 

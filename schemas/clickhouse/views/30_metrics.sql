@@ -78,7 +78,7 @@ ARRAY JOIN CAST(
         ('conversations_with_goal', 'count', if(is_goal_observable, notEmpty(goals), NULL), NULL, NULL),
         ('consents_accepted', 'count', if(is_acceptance_observable, ifNull(consent = 'accepted', 0), NULL), NULL, NULL),
         ('consents_declined', 'count', if(is_refusal_observable, ifNull(consent = 'declined', 0), NULL), NULL, NULL),
-        ('deleted_conversations', 'count', if(is_deletion_observable, deleted, NULL), NULL, NULL)
+        ('deleted_conversations', 'count', deleted, NULL, NULL)
     ],
     'Array(Tuple(metric String, kind String, numerator Nullable(Int64), denominator Nullable(Int64), duration_ms Nullable(Int64)))') AS m
 COMMENT 'One row per conversation and metric (metric_definitions): what it adds to numerator and denominator, or its duration; numerator is NULL where the source cannot show the metric. Version 2';
