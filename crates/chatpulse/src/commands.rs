@@ -206,7 +206,7 @@ pub(crate) struct ReportArgs {
 impl ReportArgs {
     fn period(&self) -> Result<Period, PeriodError> {
         match (self.from, self.to) {
-            (Some(from), Some(to)) => Period::between(from, to),
+            (Some(from), Some(to)) => Period::between(from, to, Timestamp::now()),
             _ => Period::before(Timestamp::now(), &self.since),
         }
     }

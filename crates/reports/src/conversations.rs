@@ -82,7 +82,8 @@ pub struct Metric {
 pub struct TimeGroup {
     /// Start of the unit.
     pub at: Timestamp,
-    /// True where a figure of it is provisional.
+    /// True where a figure of it but `reopen_rate` is provisional; that one settles 7 days after the last
+    /// close.
     pub provisional: bool,
     /// Every metric by name; null where no source can show it.
     #[schema(schema_with = values_by_metric_schema)]
@@ -96,7 +97,8 @@ pub struct Group {
     /// Widget or language; empty where none is told, `(several)` where one conversation had more than
     /// one, `(other)` for those beyond the 50 most frequent of a source.
     pub value: String,
-    /// True where a figure of it is provisional.
+    /// True where a figure of it but `reopen_rate` is provisional; that one settles 7 days after the last
+    /// close.
     pub provisional: bool,
     /// Every metric by name; null where no source can show it.
     #[schema(schema_with = values_by_metric_schema)]
@@ -195,6 +197,8 @@ pub enum Value {
     },
 }
 
+/// The metric that time changes also where no conversation is open.
+pub(crate) const REOPEN_RATE: &str = "reopen_rate";
 /// How many restatements a report shows.
 const RESTATEMENTS: u32 = 50;
 
@@ -280,7 +284,8 @@ pub struct KeyedGroup {
     /// `(several)` where one conversation had more than one, `(other)` for those beyond the 50 most
     /// frequent of a source); null for all together.
     pub key: Option<String>,
-    /// True where a figure of it is provisional.
+    /// True where a figure of it but `reopen_rate` is provisional; that one settles 7 days after the last
+    /// close.
     pub provisional: bool,
     /// Every metric by name; null where no source of the group can show it.
     #[schema(schema_with = values_by_metric_schema)]
@@ -365,6 +370,13 @@ impl From<CohortState> for State {
     }
 }
 
+impl Conversations {
+    /// Whether there may be more restatements than are shown.
+    pub(crate) fn shows_newest_restatements(&self) -> bool {
+        self.restatements.len() >= RESTATEMENTS as usize
+    }
+}
+
 /// The sources, and every metric over all of them and of each.
 fn metrics(definitions: Vec<MetricDefinition>, figures: &[Figure]) -> (Vec<String>, Vec<Metric>) {
     let mut sources: Vec<String> = figures
@@ -399,7 +411,8 @@ fn metrics(definitions: Vec<MetricDefinition>, figures: &[Figure]) -> (Vec<Strin
     (sources, metrics)
 }
 
-/// Figures by a key, in its order: whether one of them is provisional, and all by the metric's name.
+/// Figures by a key, in its order: whether one of them but the reopen rate is provisional, and all by
+/// the metric's name.
 type Keyed<K> = Vec<(K, bool, BTreeMap<String, Option<Value>>)>;
 
 fn grouped<K: Ord>(figures: &[Figure], key: impl Fn(&Figure) -> Option<K>) -> Keyed<K> {
@@ -407,7 +420,8 @@ fn grouped<K: Ord>(figures: &[Figure], key: impl Fn(&Figure) -> Option<K>) -> Ke
     for figure in figures {
         if let Some(key) = key(figure) {
             let (provisional, metrics) = groups.entry(key).or_insert((false, BTreeMap::new()));
-            *provisional |= figure.provisional;
+            // It settles a week later than the others, which are final meanwhile.
+            *provisional |= figure.provisional && figure.metric != REOPEN_RATE;
             metrics.insert(figure.metric.clone(), value(figure));
         }
     }
@@ -587,5 +601,15 @@ mod tests {
             .map(|g| (g.value.as_str(), g.provisional))
             .collect();
         assert_eq!(seen, [("large", false), ("small", true)]);
+    }
+
+    #[test]
+    fn a_group_is_not_provisional_for_its_reopen_rate() {
+        let mut reopened = figure(None, REOPEN_RATE, "rate");
+        reopened.value = Some("a".into());
+        reopened.provisional = true;
+        assert!(!groups(std::slice::from_ref(&reopened))[0].provisional);
+        reopened.metric = "csat".into();
+        assert!(groups(&[reopened])[0].provisional);
     }
 }

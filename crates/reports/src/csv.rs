@@ -2,7 +2,7 @@
 
 use csv::Writer;
 
-use crate::conversations::{Conversations, Value};
+use crate::conversations::{Conversations, REOPEN_RATE, Value};
 use crate::health::{Delivery, Percentiles, TenantHealth};
 use crate::matrix::Matrix;
 use crate::verdict::Judgement;
@@ -125,11 +125,16 @@ impl Conversations {
                 )?;
             }
         }
+        // It settles later than the other figures of a group.
+        let reopening = |metric: &str| {
+            metric == REOPEN_RATE
+                && (self.metrics.iter()).any(|of| of.metric == REOPEN_RATE && of.provisional)
+        };
         for group in &self.by_time {
             for (metric, value) in &group.metrics {
                 row(
                     ["time", &group.at.to_string(), metric],
-                    group.provisional,
+                    group.provisional || reopening(metric),
                     value.as_ref(),
                 )?;
             }
@@ -139,7 +144,7 @@ impl Conversations {
                 for (metric, value) in &group.metrics {
                     row(
                         [breakdown, &group.value, metric],
-                        group.provisional,
+                        group.provisional || reopening(metric),
                         value.as_ref(),
                     )?;
                 }

@@ -16,7 +16,8 @@ const CELL: usize = 120;
 /// What marks a figure that can still change without a late event.
 const PROVISIONAL: &str = " \\*";
 const LEGEND: &str = "Durations are median / p90 / p95. n/a: the source cannot show it. none: nothing to \
-    measure. \\*: provisional, for conversations are open or the window is not over.";
+    measure. \\*: can still change: conversations are open, closes are less than 7 days old (reopen rate), or the \
+    time is not over.";
 /// The metrics that a group shows.
 pub(crate) const GROUP_METRICS: [&str; 7] = [
     "conversations",
@@ -280,6 +281,9 @@ impl Conversations {
                 ]
             }),
         );
+        if self.shows_newest_restatements() {
+            out.push_str("\nThe newest are shown; /v1/restatements has all.\n");
+        }
         out
     }
 
@@ -393,11 +397,14 @@ impl Matrix {
     }
 }
 
+/// Why a settled figure changed without late events.
+pub(crate) const JUDGED_ANEW: &str = "no late events: a definition or setting changed";
+
 impl Restatement {
     /// Why the figure changed.
     pub(crate) fn why(&self) -> String {
         match (self.late_events, self.first_occurred, self.last_occurred) {
-            (0, ..) => "the events of the day were judged anew".to_owned(),
+            (0, ..) => JUDGED_ANEW.to_owned(),
             (n, Some(first), Some(last)) => {
                 format!("{n} late events, occurred from {first} to {last}")
             }
@@ -438,6 +445,12 @@ pub(crate) fn value(value: Option<&Value>) -> String {
                 duration(*p95)
             )
         }
+        // Of a restated figure the median alone is kept.
+        Some(Value::Duration {
+            n,
+            median_ms: Some(median),
+            ..
+        }) => format!("{} (n = {n})", duration(*median)),
         Some(Value::Rate { .. } | Value::Score { .. } | Value::Duration { .. }) => {
             "none".to_owned()
         }
@@ -533,5 +546,12 @@ mod tests {
             score: Some(-0.25),
         };
         assert_eq!(value(Some(&score)), "-25 (n = 4)");
+        let median_alone = Value::Duration {
+            n: 3,
+            median_ms: Some(2_200.0),
+            p90_ms: None,
+            p95_ms: None,
+        };
+        assert_eq!(value(Some(&median_alone)), "2.2 s (n = 3)");
     }
 }

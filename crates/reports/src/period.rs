@@ -17,11 +17,12 @@ const HOURS_UNTIL_MS: i64 = 3 * DAY_MS;
 /// Longest window.
 const LONGEST_MS: i64 = 366 * DAY_MS;
 
-/// `[since, until)`.
+/// `[since, until)`, asked for at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Period {
     since_ms: i64,
     until_ms: i64,
+    asked_ms: i64,
 }
 
 /// What is wrong with a span given as text.
@@ -59,19 +60,33 @@ impl Period {
         Ok(Period {
             since_ms: until_ms - i64::try_from(length.as_millis()).unwrap_or(DAY_MS),
             until_ms,
+            asked_ms: until_ms,
         })
     }
 
-    /// From `since` until before `until`.
+    /// From `since` until before `until`, asked for at `now`.
     ///
     /// # Errors
     /// Where that is no time at all, or more than 366 days.
-    pub fn between(since: Timestamp, until: Timestamp) -> Result<Period, PeriodError> {
+    pub fn between(
+        since: Timestamp,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Period, PeriodError> {
         let (since_ms, until_ms) = (since.as_millisecond(), until.as_millisecond());
         if since_ms >= until_ms || until_ms - since_ms > LONGEST_MS {
             return Err(PeriodError::Bounds);
         }
-        Ok(Period { since_ms, until_ms })
+        Ok(Period {
+            since_ms,
+            until_ms,
+            asked_ms: now.as_millisecond(),
+        })
+    }
+
+    /// When it was asked for; milliseconds since 1970.
+    pub(crate) fn asked_ms(self) -> i64 {
+        self.asked_ms
     }
 
     /// The period itself.
@@ -137,12 +152,14 @@ impl Period {
         }
     }
 
-    /// Begins with the unit that `since` lies in.
+    /// From the start of the unit that `since` lies in to the end of the one that `until` lies in: figures
+    /// are those of whole units. One that was under way ends when it was asked for.
     fn by(self, unit: Unit) -> StoreSpan {
+        let end_ms = -floor(-self.until_ms, unit);
         StoreSpan {
             window: Window {
                 since_ms: floor(self.since_ms, unit),
-                until_ms: self.until_ms,
+                until_ms: end_ms.min(self.until_ms.max(self.asked_ms)),
             },
             unit,
         }
@@ -254,11 +271,36 @@ mod tests {
     #[test]
     fn a_period_ends_after_it_begins() {
         let at = |ms| Timestamp::from_millisecond(ms).unwrap();
-        assert_eq!(Period::between(at(5), at(5)), Err(PeriodError::Bounds));
+        let between = |since, until| Period::between(at(since), at(until), at(until));
+        assert_eq!(between(5, 5), Err(PeriodError::Bounds));
+        assert_eq!(between(0, LONGEST_MS + 1), Err(PeriodError::Bounds));
+        assert!(between(5, 6).is_ok());
+    }
+
+    #[test]
+    fn a_window_says_all_that_its_units_hold_and_nothing_that_is_to_come() {
+        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+        let hour = Unit::Hour.ms();
+        let (since, until) = (100 * DAY_MS + 9 * hour + 1, 106 * DAY_MS + 13 * hour + 1);
+        let ends = |until, now| {
+            let period = Period::between(at(since), at(until), at(now)).unwrap();
+            period.cohorts().window.until_ms
+        };
+        assert_eq!(ends(until, 200 * DAY_MS), 107 * DAY_MS);
+        assert_eq!(ends(106 * DAY_MS, 200 * DAY_MS), 106 * DAY_MS);
+        assert_eq!(ends(until, until), until);
         assert_eq!(
-            Period::between(at(0), at(LONGEST_MS + 1)),
-            Err(PeriodError::Bounds)
+            ends(until, until + hour),
+            until + hour,
+            "the day is under way"
         );
-        assert!(Period::between(at(5), at(6)).is_ok());
+        assert_eq!(
+            ends(until, until - hour),
+            until,
+            "asked for what is to come"
+        );
+        let short = Period::between(at(since), at(since + 2 * hour), at(until)).unwrap();
+        assert_eq!(short.cohorts().window.until_ms, 100 * DAY_MS + 12 * hour);
+        assert_eq!(short.window().until_ms, since + 2 * hour);
     }
 }

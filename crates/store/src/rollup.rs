@@ -297,8 +297,9 @@ impl Run {
                  WHERE dimension = '') AS n
                  ON n.tenant = o.tenant AND n.source = o.source AND n.day = o.day AND n.metric = o.metric
              WHERE (o.metric != 'reopen_rate' OR o.reopen_settles_at IS NULL)
-               AND toString((old_n, old_numerator, old_denominator, old_durations))
-                   != toString((new_n, new_numerator, new_denominator, new_durations))",
+               -- How many conversations could be seen is no figure, only whether any could.
+               AND toString((old_n > 0, old_numerator, old_denominator, old_durations))
+                   != toString((new_n > 0, new_numerator, new_denominator, new_durations))",
             new_zip = "arrayZip(h.3, h.4, h.5, h.6, h.7, h.8)",
         )
     }

@@ -193,7 +193,7 @@ impl Question {
                 "give either since, or from and to",
             )),
             (_, None, Some(_)) => Err(Problem::parameter("to", "give from as well")),
-            (_, Some(from), to) => Period::between(from, to.unwrap_or(now))
+            (_, Some(from), to) => Period::between(from, to.unwrap_or(now), now)
                 .map_err(|error| Problem::parameter("from", error.to_string())),
             (since, None, None) => Period::before(now, since.unwrap_or(DEFAULT_SINCE))
                 .map_err(|error| Problem::parameter("since", error.to_string())),
@@ -223,7 +223,7 @@ impl Question {
         let period = self.period()?;
         let (period, after) = match self.get("cursor") {
             None => (period, None),
-            Some(cursor) => match asked.read::<K>(cursor).and_then(pinned) {
+            Some(cursor) => match asked.read::<(i64, K)>(cursor).and_then(pinned) {
                 Some((period, key)) => (period, Some(key)),
                 None => {
                     let fault = "it belongs to another question; give next_cursor of the page before, with the \
@@ -243,9 +243,14 @@ impl Question {
     }
 }
 
-/// The period that a cursor holds.
-fn pinned<K>((window, key): (Window, K)) -> Option<(Period, K)> {
-    let period = Period::between(timestamp(window.since_ms), timestamp(window.until_ms));
+/// The period that a cursor holds, as it was when the first page was asked for.
+fn pinned<K>((window, (asked_ms, key)): (Window, (i64, K))) -> Option<(Period, K)> {
+    let Window { since_ms, until_ms } = window;
+    let period = Period::between(
+        timestamp(since_ms),
+        timestamp(until_ms),
+        timestamp(asked_ms),
+    );
     Some((period.ok()?, key))
 }
 
@@ -273,7 +278,10 @@ impl<K> Slice<K> {
         let more = items.len() > self.limit;
         items.truncate(self.limit);
         let next_cursor = match items.last() {
-            Some(last) if more => Some(self.asked.cursor(self.period.window(), &key(last))),
+            Some(last) if more => {
+                let key = (self.period.asked_ms(), key(last));
+                Some(self.asked.cursor(self.period.window(), &key))
+            }
             _ => None,
         };
         Ok(Page {

@@ -10,6 +10,7 @@ use super::time::{series, slots, sums, time, unit_name, values, window};
 use crate::chart::{self, Part, TimeChart, Unit};
 use crate::conversation_list::Conversation;
 use crate::conversations::{Conversations, Group, Metric, Value};
+use crate::markdown::JUDGED_ANEW;
 use crate::text::{duration, grouped};
 
 /// Most widgets, and languages, that are listed.
@@ -510,7 +511,7 @@ fn restatements(report: &Conversations) -> Markup {
                     td role="cell" data-label="Was" { (main_figure(of.was.as_ref(), CANNOT)) br; span.quiet { "judged " (time(of.settled_as_of)) } }
                     td role="cell" data-label="Is" { (main_figure(of.is.as_ref(), CANNOT)) br; span.quiet { "judged " (time(of.restated_as_of)) } }
                     td.wide role="cell" data-label="Why" {
-                        (grouped(of.late_events.into())) " late events"
+                        @if of.late_events == 0 { (JUDGED_ANEW) } @else { (grouped(of.late_events.into())) " late events" }
                         @if let (Some(first), Some(last)) = (of.first_occurred, of.last_occurred) { ", which occurred from " (time(first)) " to " (time(last)) }
                         @if let Some(at) = of.last_received { ", the last received " (time(at)) }
                     }
@@ -522,7 +523,10 @@ fn restatements(report: &Conversations) -> Markup {
         section.card {
             header {
                 h2 #restated { "Restated figures" }
-                p { "Figures of past days that were settled, and that late events have changed since." }
+                p {
+                    "Figures of past days that were settled and have changed since: by late events, or by another definition or setting."
+                    @if report.shows_newest_restatements() { " The newest are shown; " code { "/v1/restatements" } " has all." }
+                }
             }
             @if restated.is_empty() { p.empty { "None." } } @else { (scroll("Restated figures", &table)) }
         }

@@ -38,7 +38,7 @@ pub(crate) fn tokens() -> ReadTokens {
     ])
 }
 
-/// The end of all windows here, a little after the traffic.
+/// In the window of all questions here, a little after the traffic.
 fn until() -> Timestamp {
     static UNTIL: OnceLock<Timestamp> = OnceLock::new();
     *UNTIL.get_or_init(Timestamp::now)
@@ -220,7 +220,10 @@ impl Route {
         let window = match self.takes("from") {
             true => {
                 let from = until().checked_sub(1.hour()).unwrap();
-                format!("from={from}&to={}&", until())
+                // The end of an hour, so that the window is the same whenever it is asked for.
+                let hour = until().as_second().div_euclid(3_600);
+                let to = Timestamp::from_second((hour + 1) * 3_600).unwrap();
+                format!("from={from}&to={to}&")
             }
             false => String::new(),
         };
