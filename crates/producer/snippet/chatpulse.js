@@ -487,14 +487,14 @@
   quiet(() => {
     resumeSession();
     live();
-    Object.defineProperty(page, 'chatpulse', {
-      value: Object.freeze({
-        version: config.v,
-        get session() {
-          return session.id;
-        },
-      }),
-    });
+    const shown = {
+      version: config.v,
+      get session() {
+        return session.id;
+      },
+    };
+    // A name that the site uses is the site's.
+    if (!page.chatpulse) Object.defineProperty(page, 'chatpulse', { value: Object.freeze(shown) });
     if (config.q.some(source => source.d)) hook('dataLayer', wrapLayer);
     config.q.forEach(source => {
       if (source.c) hook(source.c[0], wrapCallback(source));

@@ -112,6 +112,17 @@ pub(crate) async fn run(
         output::note(&format!("read token   {}   (for /v1)", file.display()));
     }
     output::note(&format!("traffic of   {}", tenants.join(", ")));
+    if args.events.is_none() {
+        output::note(&format!(
+            "for a page   chatpulse snippet --tenant {LIVE_TENANT} --tenants {} --url http://{} --write-key \"$(cat {})\"",
+            local.stages.config.producer.tenants_file.display(),
+            local.producer,
+            args.local
+                .data_dir
+                .join(format!("{LIVE_TENANT}.write-key"))
+                .display(),
+        ));
+    }
 
     let (pace, events) = match args.events {
         Some(events) => (Pace::Historic, events),
@@ -262,6 +273,10 @@ fn prepare_tenants(folder: &DataDir, tenants: &[String]) -> anyhow::Result<Vec<S
             // The simulator stands for thousands of pages.
             entry.limits.requests_per_second = NonZeroU32::MAX;
             entry.limits.burst = NonZeroU32::MAX;
+            if tenant == LIVE_TENANT {
+                // For the page of whoever tries the snippet, wherever it is served from.
+                entry.allowed_origins = vec!["*".to_owned()];
+            }
             TenantsFile::append(&folder.tenants_file(), &entry)?;
             if tenant == LIVE_TENANT {
                 private_file(&kept, key.expose())

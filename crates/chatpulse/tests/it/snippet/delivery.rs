@@ -73,10 +73,19 @@ async fn what_was_fired_right_before_leaving_arrives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_tab_sends_what_it_has() {
     let site = site("close").await;
-    let page = site.visit("/shop").await;
-    page.evaluate("fire(1, 2, 3)").await;
+    let page = site.browser.page().await;
+    // Shows how requests are made.
+    page.run_first("{ const real = fetch; window.made = []; window.fetch = (url, options) => { made.push(options); return real(url, options); }; }")
+        .await;
+    site.visit_in(&page, "/shop").await;
+    page.evaluate("fire(1)").await;
+    page.wait_for("made.length").await;
+    // Whether a request outlives its page cannot be seen from outside; that it is made so can.
+    let made = "made[0].keepalive + ' ' + made[0].credentials";
+    assert_eq!(page.evaluate(made).await, "true omit");
+    page.evaluate("fire(2, 3, 4)").await;
     page.close().await;
-    site.accepted_once_each(1..=3).await;
+    site.accepted_once_each(1..=4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

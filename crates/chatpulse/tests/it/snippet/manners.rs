@@ -114,7 +114,11 @@ async fn the_function_of_the_site_is_called_as_without_the_snippet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn payloads_that_bite_are_no_concern_of_the_page() {
     let site = Site::new("bite", &[]).await;
-    site.put("/shop", FIRE);
+    let head = format!(
+        "<script>var chatpulse = 'theirs'</script>{}",
+        site.lines.tag
+    );
+    site.put_as("/shop", &head, FIRE);
     let page = site.visit("/shop").await;
     page.evaluate(
         "dataLayer.push(
@@ -131,6 +135,7 @@ async fn payloads_that_bite_are_no_concern_of_the_page() {
     )
     .await;
     site.wait_until("SELECT countIf(conversation_id = 'c-1') FROM events WHERE {tenant} AND outcome = 'accepted'", "1").await;
+    assert_eq!(page.evaluate("chatpulse").await, "theirs");
     // A storage that is full, a fetch that throws, a clock that stands still: still no error.
     page.evaluate("Storage.prototype.setItem = () => { throw new Error('full') }; window.fetch = () => { throw new Error('patched') }; fire(2)").await;
     site.wait_until("SELECT countIf(conversation_id = 'c-2') FROM events WHERE {tenant} AND outcome = 'accepted'", "1").await;
