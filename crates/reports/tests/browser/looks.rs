@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::site::Site;
 
-const PAGES: [(&str, &str); 8] = [
+const PAGES: [(&str, &str); 9] = [
     ("overview", "/?since=24h"),
     ("health", "/tenants/acme?since=24h"),
     ("delivery", "/tenants/acme/delivery?since=24h"),
@@ -19,6 +19,10 @@ const PAGES: [(&str, &str); 8] = [
     ),
     ("conversations", "/tenants/acme/conversations?since=24h"),
     ("failures", "/tenants/acme/failures?since=24h"),
+    (
+        "working",
+        "/tenants/acme/working?check=check-0123456789abcdef&site=https://www.example.com/",
+    ),
     ("sources", "/sources"),
     ("sign-in", "/sign-in"),
 ];
