@@ -483,7 +483,8 @@ impl From<RestatedRow> for Restatement {
             value: None,
             metric: String::new(),
             kind: row.kind.clone(),
-            observable: n > 0 || numerator.is_some(),
+            // A duration that changed can be shown, also where there was none to measure before.
+            observable: row.kind == "duration" || n > 0 || numerator.is_some(),
             n,
             numerator,
             denominator,
@@ -601,6 +602,40 @@ mod tests {
             .map(|g| (g.value.as_str(), g.provisional))
             .collect();
         assert_eq!(seen, [("large", false), ("small", true)]);
+    }
+
+    #[test]
+    fn a_restated_duration_of_which_there_was_none_was_not_unknown() {
+        let row = RestatedRow {
+            day_ms: 0,
+            source: "a".into(),
+            metric: "handle_time".into(),
+            kind: "duration".into(),
+            old_n: 0,
+            new_n: 2,
+            old_numerator: None,
+            new_numerator: None,
+            old_denominator: None,
+            new_denominator: None,
+            old_median_ms: None,
+            new_median_ms: Some(7.0),
+            settled_as_of_ms: 1,
+            restated_as_of_ms: 2,
+            late_events: 1,
+            first_occurred_ms: None,
+            last_occurred_ms: None,
+            last_received_ms: None,
+        };
+        let of = |n, median_ms| {
+            Some(Value::Duration {
+                n,
+                median_ms,
+                p90_ms: None,
+                p95_ms: None,
+            })
+        };
+        let restated = Restatement::from(row);
+        assert_eq!((restated.was, restated.is), (of(0, None), of(2, Some(7.0))));
     }
 
     #[test]
