@@ -95,7 +95,9 @@ pub struct TimeGroup {
 #[schema(as = MetricGroup)]
 pub struct Group {
     /// Widget or language; empty where none is told, `(several)` where one conversation had more than
-    /// one, `(other)` for those beyond the 50 most frequent of a source.
+    /// one, `(other)` for what was not among the 50 most frequent of its source and unit, or is not among
+    /// the 99 largest here. So where a source has more than 50 in a unit, a group may lack conversations
+    /// that are in `(other)`.
     pub value: String,
     /// True where a figure of it but `reopen_rate` is provisional; that one settles 7 days after the last
     /// close.
@@ -281,8 +283,8 @@ pub struct MetricGroups {
 #[schema(as = MetricKeyedGroup)]
 pub struct KeyedGroup {
     /// Source, start of the unit of time (RFC 3339), widget or language (empty where none is told,
-    /// `(several)` where one conversation had more than one, `(other)` for those beyond the 50 most
-    /// frequent of a source); null for all together.
+    /// `(several)` where one conversation had more than one, `(other)` for what was not among the 50 most
+    /// frequent of its source and unit, or is not among the 99 largest here); null for all together.
     pub key: Option<String>,
     /// True where a figure of it but `reopen_rate` is provisional; that one settles 7 days after the last
     /// close.

@@ -55,7 +55,8 @@ pub enum Breakdown {
     Source,
     /// By the unit of time in which they started.
     Time,
-    /// By widget: at most 50 per source, the rest is `(other)`; empty where none is told, `(several)`
+    /// By widget: the largest; what was not among the 50 most frequent of its source and unit, or is
+    /// not among the largest of the span, is `(other)`; empty where none is told, `(several)`
     /// where one conversation had more than one.
     Widget,
     /// By language, in the same way.
@@ -153,7 +154,7 @@ pub struct Restatement {
     pub last_received_ms: Option<i64>,
 }
 
-/// Most groups of a breakdown by widget or language.
+/// Most groups of a breakdown by widget or language, `(other)` among them.
 const MAX_GROUPS: u32 = 100;
 
 impl Store {
@@ -186,19 +187,21 @@ impl Store {
         span: Span,
         breakdown: Breakdown,
     ) -> Result<Vec<Figure>, StoreError> {
+        let by_value = |dimension| (dimension, by_value(span, dimension), "value, metric, kind");
         let (dimension, keys, groups) = match breakdown {
             Breakdown::Source => (
                 "",
-                "toNullable(toString(r.source)) AS source, NULL AS at_ms, NULL AS value",
+                "toNullable(toString(r.source)) AS source, NULL AS at_ms, NULL AS value".to_owned(),
                 "GROUPING SETS ((source, metric, kind), (metric, kind))",
             ),
             Breakdown::Time => (
                 "",
-                "NULL AS source, toNullable(toInt64(toUnixTimestamp(r.cohort)) * 1000) AS at_ms, NULL AS value",
+                "NULL AS source, toNullable(toInt64(toUnixTimestamp(r.cohort)) * 1000) AS at_ms, NULL AS value"
+                    .to_owned(),
                 "at_ms, metric, kind",
             ),
-            Breakdown::Widget => ("widget", BY_VALUE, "value, metric, kind"),
-            Breakdown::Language => ("language", BY_VALUE, "value, metric, kind"),
+            Breakdown::Widget => by_value("widget"),
+            Breakdown::Language => by_value("language"),
         };
         let rows = cohorts(span, dimension);
         let unit_ms = span.unit.ms();
@@ -208,12 +211,6 @@ impl Store {
             0
         } else {
             until_ms
-        };
-        let limit = match breakdown {
-            Breakdown::Widget | Breakdown::Language => {
-                format!("ORDER BY size DESC, value LIMIT {MAX_GROUPS} BY metric")
-            }
-            Breakdown::Source | Breakdown::Time => String::new(),
         };
         let sql = format!(
             "WITH (SELECT toUnixTimestamp64Milli(as_of) FROM rollup_runs ORDER BY read_at DESC LIMIT 1) AS as_of_ms
@@ -230,7 +227,6 @@ impl Store {
                     toBool(ifNull(changing, 1)) AS provisional
              FROM (
                  SELECT {keys}, toString(r.f.1) AS metric, toString(r.f.2) AS kind,
-                        sum(r.g.conversations) AS size,
                         sum(r.f.3) AS observed, sum(r.f.4) AS numerator, sum(r.f.5) AS denominator,
                         sum(length(r.f.6)) AS durations,
                         quantilesExactInclusiveArray(0.5, 0.9, 0.95)(r.f.6) AS quantiles,
@@ -238,12 +234,14 @@ impl Store {
                             OR greatest(toInt64(toUnixTimestamp(r.cohort)) * 1000 + {unit_ms}, {until_ms}) + {SETTLING_MS}
                                > as_of_ms) AS changing
                  FROM ({rows}) AS r
-                 GROUP BY {groups})
-             {limit}",
+                 GROUP BY {groups})",
         );
         let sql =
             format!("SELECT * FROM ({sql}) ORDER BY source NULLS FIRST, at_ms, value, metric");
-        let query = brief(self.client.query(&sql).bind(tenant));
+        let mut query = brief(self.client.query(&sql).bind(tenant));
+        if matches!(breakdown, Breakdown::Widget | Breakdown::Language) {
+            query = query.bind(tenant);
+        }
         self.within("reading metrics", query.fetch_all()).await
     }
 
@@ -297,14 +295,29 @@ impl Store {
     }
 }
 
-const BY_VALUE: &str = "NULL AS source, NULL AS at_ms, toNullable(toString(r.g.value)) AS value";
+/// The columns of a figure by widget or language: the largest groups, and `(other)` for the rest, so
+/// that together they are all. Of a tenant, to be bound.
+fn by_value(span: Span, dimension: &str) -> String {
+    let (unit, inside) = (span.unit.cohorts(), span.on("cohort"));
+    let apart = MAX_GROUPS - 1;
+    format!(
+        "NULL AS source, NULL AS at_ms,
+         toNullable(if(has((
+             SELECT groupArray(name) FROM (
+                 SELECT toString(figures.value) AS name, sum(figures.conversations) AS size
+                 FROM conversation_rollup FINAL ARRAY JOIN figures
+                 WHERE tenant = ? AND unit = '{unit}' AND dimension = '{dimension}' AND {inside}
+                   AND name != '(other)'
+                 GROUP BY name ORDER BY size DESC, name LIMIT {apart})), r.name), r.name, '(other)')) AS value"
+    )
+}
 
 /// Rows of `conversation_rollup` of a tenant (to be bound) in a span, one per figure: `f` is metric,
-/// kind, observed, numerator, denominator and durations, `g` the group that it is of.
+/// kind, observed, numerator, denominator and durations, `name` the group that it is of.
 pub(super) fn cohorts(span: Span, dimension: &str) -> String {
     let (unit, inside) = (span.unit.cohorts(), span.on("cohort"));
     format!(
-        "SELECT source, cohort, open, reopen_settles_at, g, f
+        "SELECT source, cohort, open, reopen_settles_at, toString(g.value) AS name, f
          FROM conversation_rollup FINAL
          ARRAY JOIN figures AS g
          ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f

@@ -218,6 +218,28 @@ async fn a_late_first_event_moves_a_conversation_out_of_its_old_cohort() {
 }
 
 #[tokio::test]
+async fn groups_beyond_the_largest_are_counted_with_the_others() {
+    let store = store("rollup_groups").await;
+    let mut script = Script::new("watermelon");
+    for n in 0..150_i64 {
+        let name: &'static str = format!("c{n}").leak();
+        script.conversation(name);
+        script.visitor(n / 50 * HOUR).widget_id = Some(format!("w{n:03}"));
+    }
+    insert(&store, "a", &script.events).await;
+    roll_up(&store, 4 * HOUR).await;
+    let widgets = figures(&store, Unit::Hour, Breakdown::Widget).await;
+    let all: Vec<_> = widgets
+        .iter()
+        .filter(|f| f.metric == "conversations")
+        .map(|f| (f.value.as_deref().unwrap(), f.numerator.unwrap()))
+        .collect();
+    assert_eq!(all.len(), 100);
+    assert_eq!(all.iter().map(|(_, n)| n).sum::<i64>(), 150);
+    assert!(all.contains(&("(other)", 51)), "{all:?}");
+}
+
+#[tokio::test]
 async fn widgets_and_languages_are_taken_apart_and_capped() {
     let store = store("rollup_widgets").await;
     let mut script = Script::new("watermelon");
