@@ -58,11 +58,11 @@ pub(super) fn content(
                     button { "Go on" }
                 }
                 @match (&opened, site) {
-                    (Some(url), _) => p { a.button #open href=(url) target="_blank" rel="noopener noreferrer" { "Open " (foreign(url.host_str().unwrap_or_default())) " in a new tab" } },
-                    (None, Some(_)) => p role="alert" { "This is no address of a page: it begins with https:// and has no user name." },
+                    (Some(url), _) => p.more { a.button #open href=(url) target="_blank" rel="noopener noreferrer" { "Open it in a new tab" } },
+                    (None, Some(_)) => p.more role="alert" { "This is no address of a page: it begins with https:// and has no user name." },
                     (None, None) => {}
                 }
-                p.quiet { "The address carries a session of this check, " code { (check.as_str()) } ", so that the events below are yours and nobody else's." }
+                p.more { span.quiet.small { "The address carries a session of this check, " code { (check.as_str()) } ", so that the events below are yours and nobody else's." } }
             }
             section.card {
                 header {
