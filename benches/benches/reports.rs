@@ -290,7 +290,7 @@ impl Bench {
             "store health_series": store.health_series(tenant, health),
             "store type_series": store.type_series(tenant, health),
             "store browser_loss": store.browser_loss(tenant, health.window),
-            "store message_gaps": store.message_gaps(tenant, health.window),
+            "store message_gaps": store.message_gaps(tenant, cohorts),
             "store rejections_by_reason": store.rejections_by_reason(tenant, health.window),
             "store figures by source": store.figures(tenant, cohorts, Breakdown::Source),
             "store figures by time": store.figures(tenant, cohorts, Breakdown::Time),

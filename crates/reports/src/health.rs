@@ -233,7 +233,7 @@ impl Reports {
             store.name_health(tenant, span, baseline),
             store.key_health(tenant, key_span, key_baseline),
             store.browser_loss(tenant, window),
-            store.message_gaps(tenant, window),
+            store.message_gaps(tenant, period.cohorts()),
             store.rejections_by_reason(tenant, window),
             store.recent_rejections(tenant, window, (None, RECENT_REJECTIONS)),
             store.health_series(tenant, span),

@@ -4,7 +4,7 @@ use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
 use super::cohorts::cohorts;
-use super::{Span, Unit, Window, brief};
+use super::{LATENCIES, Span, Unit, Window, brief};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -156,10 +156,7 @@ impl Store {
     pub async fn health(&self, tenant: &str, span: Span) -> Result<Vec<HealthRow>, StoreError> {
         let (table, column, inside) = span.health();
         let sql = format!(
-            "WITH
-                     quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive,
-                     quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable
-                 SELECT
+            "SELECT
                      toNullable(toString(h.source)) AS source,
                      toNullable(toString(h.event_type)) AS event_type,
                      sum(h.received) AS received,
@@ -168,8 +165,7 @@ impl Store {
                      sum(h.rejected) AS rejected,
                      sum(h.late) AS late,
                      sum(h.clock_ahead) AS clock_ahead,
-                     arrayFilter(ms -> isFinite(ms), receive) AS receive_ms,
-                     arrayFilter(ms -> isFinite(ms), queryable) AS queryable_ms,
+                     {LATENCIES},
                      toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_received_ms
                  FROM {table} AS h
                  WHERE h.tenant = ? AND {inside}
@@ -248,21 +244,7 @@ impl Store {
         tenant: &str,
         span: Span,
     ) -> Result<Vec<HealthPoint>, StoreError> {
-        let (table, column, inside) = span.health();
-        let sql = format!(
-            "WITH
-                 toInt64(toUnixTimestamp({column})) * 1000 AS at,
-                 quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive,
-                 quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable
-             SELECT at AS at_ms, h.source AS source,
-                    sum(h.received) AS received, sum(h.accepted) AS accepted,
-                    sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected, sum(h.late) AS late,
-                    arrayFilter(ms -> isFinite(ms), receive) AS receive_ms,
-                    arrayFilter(ms -> isFinite(ms), queryable) AS queryable_ms
-             FROM {table} AS h
-             WHERE h.tenant = ? AND {inside}
-             GROUP BY at, source ORDER BY at, source LIMIT {MAX_POINTS}"
-        );
+        let sql = series(span, ("h.source AS source", "at, source"));
         let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading delivery over time", query.fetch_all())
             .await
@@ -275,21 +257,8 @@ impl Store {
         tenant: &str,
         span: Span,
     ) -> Result<Vec<TypePoint>, StoreError> {
-        let (table, column, inside) = span.health();
-        let sql = format!(
-            "WITH
-                 toInt64(toUnixTimestamp({column})) * 1000 AS at,
-                 quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive,
-                 quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable
-             SELECT at AS at_ms, h.source AS source, h.event_type AS event_type,
-                    sum(h.received) AS received, sum(h.accepted) AS accepted,
-                    sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected, sum(h.late) AS late,
-                    arrayFilter(ms -> isFinite(ms), receive) AS receive_ms,
-                    arrayFilter(ms -> isFinite(ms), queryable) AS queryable_ms
-             FROM {table} AS h
-             WHERE h.tenant = ? AND {inside}
-             GROUP BY at, source, event_type ORDER BY source, event_type, at LIMIT {MAX_POINTS}"
-        );
+        let keys = "h.source AS source, h.event_type AS event_type";
+        let sql = series(span, (keys, "source, event_type, at"));
         let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading delivery over time", query.fetch_all())
             .await
@@ -319,20 +288,13 @@ impl Store {
             .await
     }
 
-    /// Message gaps of conversations that started in the window, which begins with the hour (the day
-    /// where it is longer than 3 days) that it begins in, of the sources that report a total, as of the
-    /// last roll-up.
+    /// Message gaps of conversations that started in the span (hours or days), of the sources that report
+    /// a total, as of the last roll-up.
     pub async fn message_gaps(
         &self,
         tenant: &str,
-        window: Window,
+        span: Span,
     ) -> Result<Vec<GapCount>, StoreError> {
-        let long = window.until_ms - window.since_ms > 3 * Unit::Day.ms();
-        let span = Span {
-            window,
-            unit: if long { Unit::Day } else { Unit::Hour },
-        }
-        .whole();
         let sum =
             |metric: &str, what: &str| format!("sumIf(ifNull(f.{what}, 0), f.1 = '{metric}')");
         let sql = format!(
@@ -346,4 +308,19 @@ impl Store {
         let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading message gaps", query.fetch_all()).await
     }
+}
+
+/// Delivery over time of a tenant (to be bound) by further keys: the columns, and the order of the points.
+fn series(span: Span, (keys, order): (&str, &str)) -> String {
+    let (table, column, inside) = span.health();
+    format!(
+        "WITH toInt64(toUnixTimestamp({column})) * 1000 AS at
+         SELECT at AS at_ms, {keys},
+                sum(h.received) AS received, sum(h.accepted) AS accepted,
+                sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected, sum(h.late) AS late,
+                {LATENCIES}
+         FROM {table} AS h
+         WHERE h.tenant = ? AND {inside}
+         GROUP BY {order} ORDER BY {order} LIMIT {MAX_POINTS}"
+    )
 }

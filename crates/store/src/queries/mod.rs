@@ -115,6 +115,11 @@ fn ceil(ms: i64, length_ms: i64) -> i64 {
     ms / length_ms + i64::from(ms % length_ms > 0)
 }
 
+/// p50, p95 and p99 of both latencies, from the sketches of `h`; empty where there is none.
+const LATENCIES: &str = "
+    arrayFilter(ms -> isFinite(ms), quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency)) AS receive_ms,
+    arrayFilter(ms -> isFinite(ms), quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency)) AS queryable_ms";
+
 /// Settings for a question that reads little: more threads would cost more than they save, and take
 /// turns with other questions. The last row of a key stands in one partition.
 fn brief(query: Query) -> Query {

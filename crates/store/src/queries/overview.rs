@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, brief};
+use super::{LATENCIES, Span, brief};
 use crate::Store;
 use crate::error::StoreError;
 use crate::rows::UndecodableOutcome;
@@ -116,14 +116,10 @@ impl Store {
     pub async fn pipeline_series(&self, span: Span) -> Result<Vec<PipelinePoint>, StoreError> {
         let (table, column, inside) = span.health();
         let sql = format!(
-            "WITH
-                 toInt64(toUnixTimestamp({column})) * 1000 AS at,
-                 quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.receive_latency) AS receive,
-                 quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency) AS queryable
+            "WITH toInt64(toUnixTimestamp({column})) * 1000 AS at
              SELECT at AS at_ms, sum(h.received) AS received, sum(h.accepted) AS accepted,
                     sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected,
-                    arrayFilter(ms -> isFinite(ms), receive) AS receive_ms,
-                    arrayFilter(ms -> isFinite(ms), queryable) AS queryable_ms
+                    {LATENCIES}
              FROM {table} AS h
              WHERE {inside}
              GROUP BY at ORDER BY at"

@@ -247,7 +247,7 @@ async fn message_gaps_count_what_is_missing_and_not_what_is_too_much() {
         with_gap: 1,
         missing: 2,
     };
-    assert_eq!(store.message_gaps("acme", WINDOW).await.unwrap(), [gap]);
+    assert_eq!(store.message_gaps("acme", SPAN).await.unwrap(), [gap]);
 }
 
 #[tokio::test]
