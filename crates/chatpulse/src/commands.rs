@@ -293,8 +293,11 @@ pub(crate) async fn run(
     let stages = Stages::new(config).await?;
     match command {
         Command::Producer => {
-            patiently("Kafka", &stop, || stages.ensure_topics()).await?;
-            stages.produce(None, stop).await?;
+            // It answers at once: 503 until the topic is there.
+            tokio::try_join!(
+                patiently("Kafka", &stop, || stages.ensure_topics()),
+                stages.clone().produce(None, stop.clone()),
+            )?;
         }
         Command::Enricher => enricher(stages, stop).await?,
         Command::Sink => sink(stages, stop).await?,

@@ -1,7 +1,10 @@
 //! The HTTP interface and the way of one request.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -196,6 +199,9 @@ impl Collector {
             },
         };
         let _turn = self.turns.take(1, claim)?;
+        if !self.readiness.topic_seen(&self.config.topic).await {
+            return Err(Problem::NotConfirmed);
+        }
         let _busy = parts.extensions.get().map(Connection::serving);
 
         let shape = Shape::of(&parts.headers, self.config.max_body_bytes.get())?;
@@ -324,6 +330,8 @@ const READY_WAIT: Duration = Duration::from_secs(2);
 /// Asks the broker, at most one question at a time.
 pub(crate) struct Readiness {
     admin: Admin,
+    /// Whether the topic was there once.
+    seen: AtomicBool,
     last: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
@@ -331,8 +339,15 @@ impl Readiness {
     pub(crate) fn new(admin: Admin) -> Self {
         Self {
             admin,
+            seen: AtomicBool::new(false),
             last: Mutex::new(None),
         }
+    }
+
+    /// False while no broker has shown the topic, as where the producer was started before Kafka: what was
+    /// published then could have a broker create the topic with settings of its own.
+    async fn topic_seen(&self, topic: &str) -> bool {
+        self.seen.load(Ordering::Relaxed) || self.check(topic).await.is_ok()
     }
 
     async fn check(&self, topic: &str) -> Result<(), String> {
@@ -342,7 +357,10 @@ impl Readiness {
             _ => {}
         }
         let result = match timeout(READY_WAIT, self.admin.partition_count(topic)).await {
-            Ok(Ok(Some(_))) => Ok(()),
+            Ok(Ok(Some(_))) => {
+                self.seen.store(true, Ordering::Relaxed);
+                Ok(())
+            }
             Ok(Ok(None)) => Err(format!("topic {topic} does not exist: create it")),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no broker answered within {READY_WAIT:?}")),

@@ -5,10 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::{bindings::rd_kafka_resp_err_t as RespErr, types::RDKafkaApiKey};
+use rdkafka::{
+    bindings::rd_kafka_resp_err_t as RespErr, mocking::MockCluster, types::RDKafkaApiKey,
+};
 
 use crate::support::{
-    PATIENCE, event, mock, start, start_on, start_with, taken_and_refused, until,
+    PARTITIONS, PATIENCE, TOPIC, event, mock, start, start_on, start_with, taken_and_refused, until,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,6 +67,17 @@ async fn a_broker_that_is_gone_is_503_and_comes_back() {
     producer.mock.broker_up(-1).unwrap();
     until(async || producer.post(event("c")).send().await.status == 202).await;
     until(async || producer.call("GET", "/readyz").send().await.status == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_kafka_has_the_topic_clients_are_told_to_send_again() {
+    let producer = start_on(MockCluster::new(1).unwrap(), "", |_| {}).await;
+    let answer = producer.post(event("c")).send().await;
+    answer.problem(503, "not-confirmed");
+    assert_eq!(answer.header("retry-after"), Some("5"));
+    producer.mock.create_topic(TOPIC, PARTITIONS, 1).unwrap();
+    until(async || producer.post(event("c")).send().await.status == 202).await;
+    assert_eq!(taken_and_refused(&producer.stored().await), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
