@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use chatpulse_faults::proxy::tcp::Mode;
 use futures::StreamExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -86,6 +87,9 @@ async fn play(
                 grounds.folder.join(database(scenario)).display()
             ));
             outcome.failure = Some(format!("{error:#}"));
+            // What it left broken must not fail those after it.
+            grounds.kafka.traffic(Mode::Pass);
+            grounds.kafka.restart(None).await?;
         }
         played.push((*scenario, outcome));
     }
