@@ -16,7 +16,11 @@ use serde_avro_fast::{
     ser::SerializerConfig,
 };
 
-use crate::{event::Event, raw::RawEvent};
+use crate::{
+    delivery::{Cursors, Delivery, DestinationState, Retry},
+    event::Event,
+    raw::RawEvent,
+};
 
 /// First bytes of the single-object encoding (Avro specification).
 const SINGLE_OBJECT: [u8; 2] = [0xC3, 0x01];
@@ -47,6 +51,29 @@ impl Versioned for Event {
         include_str!("../../../schemas/avro/event.v1.avsc"),
         include_str!("../../../schemas/avro/event.v2.avsc"),
     ];
+}
+
+impl Versioned for Delivery {
+    const NAME: &'static str = "delivery";
+    const SCHEMAS: &'static [&'static str] =
+        &[include_str!("../../../schemas/avro/delivery.v1.avsc")];
+}
+
+impl Versioned for Retry {
+    const NAME: &'static str = "retry";
+    const SCHEMAS: &'static [&'static str] = &[include_str!("../../../schemas/avro/retry.v1.avsc")];
+}
+
+impl Versioned for Cursors {
+    const NAME: &'static str = "cursors";
+    const SCHEMAS: &'static [&'static str] =
+        &[include_str!("../../../schemas/avro/cursors.v1.avsc")];
+}
+
+impl Versioned for DestinationState {
+    const NAME: &'static str = "destination";
+    const SCHEMAS: &'static [&'static str] =
+        &[include_str!("../../../schemas/avro/destination.v1.avsc")];
 }
 
 /// How written records are framed.

@@ -9,6 +9,7 @@ use apache_avro::{
 use serde_json::{Value, json};
 
 use super::*;
+use crate::delivery::{Behind, Cursor, DeliveryResult, DestinationKind, FailureClass};
 use crate::raw::{Context, NativePayload, RawBody, RejectReason, Rejection, ReplayOf};
 
 fn raw_events() -> Vec<RawEvent> {
@@ -75,6 +76,81 @@ fn events() -> Vec<Event> {
         .into()
 }
 
+fn deliveries() -> Vec<Delivery> {
+    let delivered = Delivery {
+        delivery_id: "msg_00112233445566778899aabbccddeeff".into(),
+        tenant: "acme".into(),
+        destination: "crm".into(),
+        kind: DestinationKind::Webhook,
+        source: "autochat".into(),
+        event_type: "lead.qualified".into(),
+        event_id: "e-1".into(),
+        partition: 3,
+        offset: 42,
+        occurred_at: 1_700_000_000_000,
+        received_at: 1_700_000_000_123,
+        attempt: 2,
+        at: 1_700_000_005_000,
+        duration_ms: Some(31),
+        result: DeliveryResult::Delivered,
+        failure: None,
+        status: Some(204),
+        detail: None,
+        next_at: None,
+        replayed: false,
+    };
+    let failed = FailureClass::ALL.iter().map(|&class| Delivery {
+        kind: DestinationKind::Meta,
+        result: DeliveryResult::Retrying,
+        failure: Some(class),
+        status: None,
+        detail: Some("…".into()),
+        next_at: Some(1_700_000_305_000),
+        replayed: true,
+        ..delivered.clone()
+    });
+    std::iter::once(delivered.clone()).chain(failed).collect()
+}
+
+fn retries() -> Vec<Retry> {
+    vec![Retry {
+        tenant: "acme".into(),
+        destination: "crm".into(),
+        attempts: 1,
+        due_at: 1_700_000_005_000,
+        last: Some(FailureClass::Http5xx),
+        replayed: false,
+        event: vec![0xC3, 0x01, 0],
+    }]
+}
+
+fn cursors() -> Vec<Cursors> {
+    let next = Cursor {
+        offset: 70,
+        raw: 68,
+    };
+    let behind = Behind {
+        tenant: "acme".into(),
+        destination: "crm".into(),
+        next: Cursor { offset: 3, raw: 3 },
+    };
+    vec![Cursors {
+        next,
+        behind: vec![behind],
+    }]
+}
+
+fn destinations() -> Vec<DestinationState> {
+    vec![DestinationState {
+        tenant: "acme".into(),
+        destination: "crm".into(),
+        address: "ab".into(),
+        failing_since: Some(1_700_000_000_000),
+        disabled_at: None,
+        reason: Some("gone".into()),
+    }]
+}
+
 /// Framed bytes are written by us, then read by the oracle and by us.
 fn agrees_with_the_oracle<T: Versioned + PartialEq + std::fmt::Debug>(records: Vec<T>) {
     let codec = Codec::<T>::new(Framing::SingleObject).unwrap();
@@ -100,6 +176,14 @@ fn raw_events_agree_with_the_oracle() {
 #[test]
 fn events_agree_with_the_oracle() {
     agrees_with_the_oracle(events());
+}
+
+#[test]
+fn records_of_the_deliverer_agree_with_the_oracle() {
+    agrees_with_the_oracle(deliveries());
+    agrees_with_the_oracle(retries());
+    agrees_with_the_oracle(cursors());
+    agrees_with_the_oracle(destinations());
 }
 
 /// Calculated with fastavro (Python): `fingerprint(to_parsing_canonical_form(schema),
@@ -153,6 +237,10 @@ fn versions_are_backward_compatible() {
     }
     check::<RawEvent>();
     check::<Event>();
+    check::<Delivery>();
+    check::<Retry>();
+    check::<Cursors>();
+    check::<DestinationState>();
 }
 
 /// `schemas/avro/<name>.v<N>.golden.json`: records and the bytes that version N gave them. The
@@ -190,6 +278,14 @@ fn golden_raw_events_of_every_version_are_read() {
 #[test]
 fn golden_events_of_every_version_are_read() {
     golden_records_are_read(events());
+}
+
+#[test]
+fn golden_records_of_the_deliverer_are_read() {
+    golden_records_are_read(deliveries());
+    golden_records_are_read(retries());
+    golden_records_are_read(cursors());
+    golden_records_are_read(destinations());
 }
 
 fn hex(bytes: &[u8]) -> String {
