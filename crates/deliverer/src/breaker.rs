@@ -37,8 +37,10 @@ pub enum Permit {
     Granted,
     /// One, to see whether the receiver is back.
     Probe,
-    /// Not before this time.
+    /// Not before this time, because it fails.
     Denied(Instant),
+    /// Not before this time, because the receiver asked for it.
+    Paused(Instant),
     /// Not before the probe that is under way has ended.
     Probing,
 }
@@ -55,7 +57,7 @@ pub struct Breaker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed { failures: u32 },
-    Open { until: Instant },
+    Open { until: Instant, is_asked: bool },
     Probing,
 }
 
@@ -73,7 +75,10 @@ impl Breaker {
     pub fn peek(&self, now: Instant) -> Permit {
         match self.state {
             State::Closed { .. } => Permit::Granted,
-            State::Open { until } if now < until => Permit::Denied(until),
+            State::Open { until, is_asked } if now < until => match is_asked {
+                true => Permit::Paused(until),
+                false => Permit::Denied(until),
+            },
             State::Open { .. } => Permit::Probe,
             State::Probing => Permit::Probing,
         }
@@ -118,9 +123,10 @@ impl Breaker {
     pub fn asked_to_wait(&mut self, now: Instant, wait: Duration) {
         let until = now + wait.min(self.settings.max_pause);
         match self.state {
-            State::Open { until: other } if other >= until => {}
+            State::Open { until: other, .. } if other >= until => {}
             State::Open { .. } | State::Closed { .. } | State::Probing => {
-                self.state = State::Open { until };
+                let is_asked = true;
+                self.state = State::Open { until, is_asked };
             }
         }
     }
@@ -128,7 +134,10 @@ impl Breaker {
     /// A probe that was granted was not made after all.
     pub fn probe_returned(&mut self, now: Instant) {
         if self.state == State::Probing {
-            self.state = State::Open { until: now };
+            self.state = State::Open {
+                until: now,
+                is_asked: false,
+            };
         }
     }
 
@@ -143,6 +152,7 @@ impl Breaker {
         self.opened = self.opened.saturating_add(1);
         self.state = State::Open {
             until: now + pause.min(self.settings.max_pause),
+            is_asked: false,
         };
     }
 }
@@ -218,12 +228,12 @@ mod tests {
         breaker.asked_to_wait(now, Duration::from_secs(30));
         assert_eq!(
             breaker.acquire(now),
-            Permit::Denied(now + Duration::from_secs(30))
+            Permit::Paused(now + Duration::from_secs(30))
         );
         breaker.asked_to_wait(now, Duration::from_secs(100_000));
         assert_eq!(
             breaker.acquire(now),
-            Permit::Denied(now + SETTINGS.max_pause)
+            Permit::Paused(now + SETTINGS.max_pause)
         );
     }
 
@@ -235,7 +245,7 @@ mod tests {
             let mut breaker = Breaker::new(SETTINGS);
             for end in ends {
                 match breaker.acquire(now) {
-                    Permit::Denied(until) => {
+                    Permit::Denied(until) | Permit::Paused(until) => {
                         prop_assert!(until <= now + SETTINGS.max_pause);
                         now = until;
                         continue;

@@ -249,11 +249,9 @@ impl Destination {
             .is_none_or(|types| types.contains(&event_type))
     }
 
-    /// The stable id of a delivery: a hash of tenant, destination, source and event id. Names have no
-    /// newline, and what is free text stands last.
+    /// The stable id of the delivery of an event.
     pub fn delivery_id(&self, source: &str, event_id: &str) -> String {
-        let parts = format!("{}\n{}\n{source}\n{event_id}", self.tenant, self.id);
-        format!("msg_{}", hex::encode(&Sha256::digest(parts)[..16]))
+        delivery_id((&self.tenant, &self.id), (source, event_id))
     }
 
     /// Validates an entry. `read` gives the secret that a place holds.
@@ -455,6 +453,16 @@ fn is_name(id: &str) -> bool {
         && id
             .bytes()
             .all(|byte| is_head(byte) || byte == b'_' || byte == b'-')
+}
+
+/// The stable id of a delivery: a hash of tenant, destination, source and event id. Names have no
+/// newline, and what is free text stands last.
+pub fn delivery_id(
+    (tenant, destination): (&str, &str),
+    (source, event_id): (&str, &str),
+) -> String {
+    let parts = format!("{tenant}\n{destination}\n{source}\n{event_id}");
+    format!("msg_{}", hex::encode(&Sha256::digest(parts)[..16]))
 }
 
 /// What is wrong with one key.

@@ -77,11 +77,15 @@ impl Schedule {
         })
     }
 
-    /// A short wait that is no turn: for a delivery whose destination has no room right now.
-    pub fn postponed(&self, random: f64) -> Pause {
+    /// A wait of at least `wait` that is no turn: for a delivery whose destination takes none right now.
+    pub fn postponed(&self, wait: Duration, random: f64) -> Pause {
+        let longest = self.steps.len() - 1;
+        let step = self.steps.iter().position(|step| *step >= wait);
+        let step = step.unwrap_or(longest);
+        let jitter = self.steps[step].mul_f64(JITTER * random.clamp(0.0, 1.0));
         Pause {
-            step: 1,
-            wait: self.steps[0].mul_f64(1.0 + random.clamp(0.0, 1.0)),
+            step: step + 1,
+            wait: self.steps[step] + jitter.min(MAX_JITTER),
         }
     }
 }

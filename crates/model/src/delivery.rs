@@ -178,6 +178,8 @@ pub struct Retry {
     pub tenant: String,
     /// Destination.
     pub destination: String,
+    /// Its kind.
+    pub kind: DestinationKind,
     /// How many turns it has had; 0 for a replay.
     pub attempts: i32,
     /// Not to be tried before; milliseconds since the epoch.

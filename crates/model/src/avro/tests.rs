@@ -116,6 +116,7 @@ fn retries() -> Vec<Retry> {
     vec![Retry {
         tenant: "acme".into(),
         destination: "crm".into(),
+        kind: DestinationKind::Ga4,
         attempts: 1,
         due_at: 1_700_000_005_000,
         last: Some(FailureClass::Http5xx),

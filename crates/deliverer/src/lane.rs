@@ -1,0 +1,444 @@
+//! One destination at work: its queue, its requests, its breaker, and whether it is disabled.
+//!
+//! ```text
+//!  offer_fresh, offer_retry ──► two bounded queues ──► pump ── breaker, concurrency ──► turn: consent,
+//!        │ no room                    retries first                  request, record ──► ticket settled
+//!        └──► the caller keeps it in its log
+//! ```
+//!
+//! Nothing here is shared with other destinations but threads and the way to the broker, so one that hangs
+//! holds up itself alone.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chatpulse_model::{FailureClass, delivery::DestinationState};
+use jiff::Timestamp;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    breaker::{Breaker, BreakerSettings, Permit},
+    consent::Consents,
+    destination::Destination,
+    failure::{Ending, Failure, Sign, Verdict, sign, verdict},
+    http::{Client, Pool},
+    recorder::Recorder,
+    request,
+    schedule::Schedule,
+    trial::judge,
+    turn::{Span, Turn},
+};
+
+/// Deliveries from `chat.events` that one destination may have open in a process.
+pub(crate) const FRESH_ROOM: usize = 256;
+/// And from the retry topics.
+const RETRY_ROOM: usize = 128;
+/// A failure that lasts so long is remembered over a restart.
+const WORTH_REMEMBERING: Duration = Duration::from_secs(60);
+
+/// What all lanes of a run share.
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) recorder: Recorder,
+    pub(crate) schedule: Schedule,
+    pub(crate) breaker: BreakerSettings,
+    pub(crate) disable_after: Duration,
+    pub(crate) consents: Mutex<Consents>,
+    /// No new turn begins after this.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Tells the log that a delivery came from that it is done.
+pub(crate) struct Ticket {
+    done: Box<dyn FnOnce() + Send>,
+    /// The log's partition was taken away: a turn that has not begun is not begun any more.
+    source: Arc<Source>,
+}
+
+/// The partition that deliveries come from.
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    pub(crate) is_revoked: AtomicBool,
+    /// Turns under way.
+    pub(crate) under_way: AtomicUsize,
+}
+
+impl Ticket {
+    pub(crate) fn new(source: &Arc<Source>, done: impl FnOnce() + Send + 'static) -> Self {
+        Self {
+            done: Box::new(done),
+            source: Arc::clone(source),
+        }
+    }
+
+    pub(crate) fn settle(self) {
+        (self.done)();
+    }
+}
+
+struct Job {
+    turn: Turn,
+    ticket: Ticket,
+    /// Held until the turn is recorded, so that what is open is bounded.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Why a lane takes no turn now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// No room.
+    Full,
+    /// The receiver asked for a pause, of which so much is left.
+    Paused(Duration),
+    /// The breaker is open, because the receiver fails.
+    CircuitOpen,
+}
+
+/// A destination at work.
+pub(crate) struct Lane {
+    pub(crate) destination: Destination,
+    fresh: (mpsc::UnboundedSender<Job>, Arc<Semaphore>),
+    retries: (mpsc::UnboundedSender<Job>, Arc<Semaphore>),
+    pool: Pool,
+    health: Mutex<Health>,
+    /// The breaker or the destination's state changed.
+    changed: Notify,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Health {
+    breaker: Breaker,
+    failing_since: Option<i64>,
+    is_remembered: bool,
+    /// When, and why: `gone` or `failing`.
+    disabled: Option<(i64, String)>,
+}
+
+impl Lane {
+    /// Starts the pump of a destination.
+    pub(crate) fn start(destination: Destination, shared: &Arc<Shared>) -> Arc<Self> {
+        let (fresh, fresh_jobs) = mpsc::unbounded_channel();
+        let (retries, retry_jobs) = mpsc::unbounded_channel();
+        let lane = Arc::new(Self {
+            fresh: (fresh, Arc::new(Semaphore::new(FRESH_ROOM))),
+            retries: (retries, Arc::new(Semaphore::new(RETRY_ROOM))),
+            pool: Pool::default(),
+            health: Mutex::new(Health {
+                breaker: Breaker::new(shared.breaker),
+                failing_since: None,
+                is_remembered: false,
+                disabled: None,
+            }),
+            changed: Notify::new(),
+            shared: Arc::clone(shared),
+            destination,
+        });
+        tokio::spawn(Arc::clone(&lane).pump(retry_jobs, fresh_jobs));
+        lane
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a fresh delivery would be taken now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.fresh.1.available_permits() > 0 && self.refusal().is_none()
+    }
+
+    /// Whether much of the room is free, so that it is worth reading a log again.
+    pub(crate) fn has_much_room(&self) -> bool {
+        self.fresh.1.available_permits() >= FRESH_ROOM / 2 && self.refusal().is_none()
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        let health = self.health();
+        // A disabled one has everything given up, whatever its breaker says.
+        if health.disabled.is_some() {
+            return None;
+        }
+        let now = Instant::now();
+        match health.breaker.peek(now) {
+            Permit::Granted | Permit::Probe => None,
+            Permit::Denied(_) => Some(Refusal::CircuitOpen),
+            Permit::Paused(until) => Some(Refusal::Paused(until - now)),
+            Permit::Probing => Some(Refusal::Full),
+        }
+    }
+
+    /// Takes the first turn of a delivery.
+    pub(crate) fn offer_fresh(&self, turn: Turn, ticket: Ticket) -> Result<(), Refusal> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        Self::offer(&self.fresh, turn, ticket).map_err(|_| Refusal::Full)
+    }
+
+    /// Takes a later turn; gives both back where it cannot.
+    pub(crate) fn offer_retry(
+        &self,
+        turn: Turn,
+        ticket: Ticket,
+    ) -> Result<(), (Refusal, Turn, Ticket)> {
+        if let Some(refusal) = self.refusal() {
+            return Err((refusal, turn, ticket));
+        }
+        Self::offer(&self.retries, turn, ticket)
+            .map_err(|(turn, ticket)| (Refusal::Full, turn, ticket))
+    }
+
+    fn offer(
+        (queue, room): &(mpsc::UnboundedSender<Job>, Arc<Semaphore>),
+        turn: Turn,
+        ticket: Ticket,
+    ) -> Result<(), (Turn, Ticket)> {
+        let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
+            return Err((turn, ticket));
+        };
+        let job = Job {
+            turn,
+            ticket,
+            _room: permit,
+        };
+        queue
+            .send(job)
+            .map_err(|refused| (refused.0.turn, refused.0.ticket))
+    }
+
+    async fn pump(
+        self: Arc<Self>,
+        mut retries: mpsc::UnboundedReceiver<Job>,
+        mut fresh: mpsc::UnboundedReceiver<Job>,
+    ) {
+        let slots = Arc::new(Semaphore::new(self.destination.concurrency));
+        let stop = self.shared.stop.clone();
+        loop {
+            let next = async {
+                let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+                let job = tokio::select! {
+                    biased;
+                    Some(job) = retries.recv() => job,
+                    Some(job) = fresh.recv() => job,
+                    else => return None,
+                };
+                self.permit().await;
+                Some((slot, job))
+            };
+            let (slot, job) = tokio::select! {
+                next = next => match next {
+                    Some(next) => next,
+                    None => return,
+                },
+                () = stop.cancelled() => return,
+            };
+            let lane = Arc::clone(&self);
+            job.ticket.source.under_way.fetch_add(1, Ordering::SeqCst);
+            if job.ticket.source.is_revoked.load(Ordering::SeqCst) {
+                job.ticket.source.under_way.fetch_sub(1, Ordering::SeqCst);
+                lane.health().breaker.probe_returned(Instant::now());
+                continue;
+            }
+            tokio::spawn(async move {
+                let source = Arc::clone(&job.ticket.source);
+                lane.take_turn(job).await;
+                source.under_way.fetch_sub(1, Ordering::SeqCst);
+                drop(slot);
+            });
+        }
+    }
+
+    /// Waits until a turn may begin.
+    async fn permit(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let permit = {
+                let mut health = self.health();
+                match &health.disabled {
+                    Some(_) => return,
+                    None => health.breaker.acquire(Instant::now()),
+                }
+            };
+            match permit {
+                Permit::Granted | Permit::Probe => return,
+                Permit::Denied(until) | Permit::Paused(until) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(until.into()) => {}
+                        () = changed => {}
+                    }
+                }
+                // The probe that is under way ends within the attempt's own limit.
+                Permit::Probing => {
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                        () = changed => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take_turn(&self, job: Job) {
+        let at = Timestamp::now();
+        let began = Instant::now();
+        let (ending, was_sent) = self.attempt(&job.turn, at).await;
+        let span = Span {
+            at: at.as_millisecond(),
+            took: was_sent.then(|| began.elapsed()),
+        };
+        self.note(&ending, at.as_millisecond()).await;
+        let jitter = (&self.shared.schedule, rand::random());
+        let (delivery, waiting) = job.turn.end(&ending, span, jitter);
+        if self
+            .shared
+            .recorder
+            .record(&delivery, waiting.as_ref())
+            .await
+        {
+            job.ticket.settle();
+        }
+    }
+
+    /// How the turn ended, and whether a request was made.
+    async fn attempt(&self, turn: &Turn, at: Timestamp) -> (Ending, bool) {
+        if let Some((_, reason)) = &self.health().disabled {
+            let detail = format!("the destination is disabled ({reason})");
+            let failure = Failure::new(FailureClass::Disabled, detail);
+            return (Ending::Failed(failure), false);
+        }
+        let objection = {
+            let consents = self.shared.consents.lock();
+            let consents = consents.unwrap_or_else(PoisonError::into_inner);
+            consents.objection(self.destination.consent, &turn.event)
+        };
+        if let Some(class) = objection {
+            let failure = Failure::new(class, "no request is made without consent");
+            return (Ending::Failed(failure), false);
+        }
+        let request = match request::build(&self.destination, &turn.event, at) {
+            Ok(request) => request,
+            Err(unfit) => {
+                let failure = Failure::new(FailureClass::Invalid, unfit.to_string());
+                return (Ending::Failed(failure), false);
+            }
+        };
+        let limits = (self.destination.timeout, judge(&self.destination));
+        let client = &self.shared.client;
+        (client.send(&self.pool, &request, limits).await, true)
+    }
+
+    /// What an attempt says about the receiver.
+    async fn note(&self, ending: &Ending, now: i64) {
+        let state = {
+            let mut health = self.health();
+            match ending {
+                Ending::Delivered { .. } => health.succeeded(),
+                Ending::Failed(failure) => match sign(failure.class) {
+                    Sign::Healthy => health.succeeded(),
+                    Sign::Failing => health.failed(failure, now, self.shared.disable_after),
+                    Sign::None => {
+                        health.breaker.probe_returned(Instant::now());
+                        false
+                    }
+                },
+            }
+            .then(|| health.state(&self.destination))
+        };
+        self.changed.notify_waiters();
+        if let Some(state) = state {
+            if let Some(reason) = &state.reason {
+                tracing::warn!(
+                    tenant = %self.destination.tenant,
+                    destination = %self.destination.id,
+                    reason,
+                    "destination is disabled; `chatpulse deliveries enable` switches it on again"
+                );
+            }
+            self.shared.recorder.remember(&state).await;
+        }
+    }
+
+    /// Takes over what was remembered, or what an operator has said since.
+    pub(crate) fn remembered(&self, state: &DestinationState, is_new: bool) {
+        if state.address != self.destination.receiver.address() {
+            return;
+        }
+        let mut health = self.health();
+        let disabled = state
+            .disabled_at
+            .map(|at| (at, state.reason.clone().unwrap_or_default()));
+        if is_new || health.disabled.is_some() != disabled.is_some() {
+            health.failing_since = state.failing_since;
+            health.is_remembered = state.failing_since.is_some();
+            if health.disabled.is_some() {
+                // Switched on: it gets its chance at once.
+                health.breaker = Breaker::new(self.shared.breaker);
+            }
+        }
+        health.disabled = disabled;
+        drop(health);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether it is disabled.
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.health().disabled.is_some()
+    }
+
+    /// The record of a turn that is skipped because the breaker is open.
+    pub(crate) fn skipped() -> Ending {
+        Ending::Failed(Failure::new(
+            FailureClass::CircuitOpen,
+            "the destination fails, and is asked again after a pause",
+        ))
+    }
+}
+
+impl Health {
+    /// True where that is to be remembered.
+    fn succeeded(&mut self) -> bool {
+        self.breaker.succeeded();
+        self.failing_since = None;
+        std::mem::take(&mut self.is_remembered)
+    }
+
+    /// True where that is to be remembered.
+    fn failed(&mut self, failure: &Failure, now: i64, disable_after: Duration) -> bool {
+        match failure.retry_after {
+            Some(wait) => self.breaker.asked_to_wait(Instant::now(), wait),
+            None => self.breaker.failed(Instant::now()),
+        }
+        let since = *self.failing_since.get_or_insert(now);
+        let lasted = Duration::from_millis(u64::try_from(now - since).unwrap_or(0));
+        let reason = match verdict(failure.class) {
+            Verdict::Disable => Some("gone"),
+            Verdict::Retry if lasted >= disable_after => Some("failing"),
+            Verdict::Retry | Verdict::GiveUp | Verdict::Withhold => None,
+        };
+        if let (Some(reason), None) = (reason, &self.disabled) {
+            self.disabled = Some((now, reason.to_owned()));
+            self.is_remembered = true;
+            return true;
+        }
+        let is_worth = lasted >= WORTH_REMEMBERING && !self.is_remembered;
+        self.is_remembered |= is_worth;
+        is_worth
+    }
+
+    fn state(&self, destination: &Destination) -> DestinationState {
+        DestinationState {
+            tenant: destination.tenant.to_string(),
+            destination: destination.id.to_string(),
+            address: destination.receiver.address(),
+            failing_since: self.failing_since,
+            disabled_at: self.disabled.as_ref().map(|(at, _)| *at),
+            reason: self.disabled.as_ref().map(|(_, reason)| reason.clone()),
+        }
+    }
+}

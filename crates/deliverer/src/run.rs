@@ -1,0 +1,161 @@
+//! What the partitions of one run of the group share: the lanes, by tenant and by name.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chatpulse_kafka::{BatchLimit, PartitionReader, TopicPartition};
+use chatpulse_model::{
+    Event,
+    avro::Codec,
+    delivery::{Cursors, DestinationState, Retry},
+};
+use tokio::runtime::Handle;
+
+use crate::{
+    Config,
+    error::PartitionError,
+    lane::{Lane, Shared},
+    metrics::Metrics,
+    progress::LaneId,
+};
+
+/// Everything that a partition's thread needs.
+pub(crate) struct Run {
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    pub(crate) runtime: Handle,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) events: Arc<Codec<Event>>,
+    pub(crate) retries: Codec<Retry>,
+    pub(crate) cursors: Codec<Cursors>,
+    lanes: Vec<Arc<Lane>>,
+    by_tenant: HashMap<Arc<str>, Vec<LaneId>>,
+    by_name: HashMap<(Arc<str>, Arc<str>), LaneId>,
+}
+
+/// How a log of states is read.
+const STATES: BatchLimit = BatchLimit {
+    max_records: 1_000,
+    max_bytes: 1 << 20,
+    wait: Duration::from_millis(500),
+    linger: Duration::ZERO,
+};
+/// How long the states may take to be read at the start.
+const READ: Duration = Duration::from_secs(30);
+
+impl Run {
+    /// Starts a lane for each destination. To be called in the runtime.
+    pub(crate) fn start(
+        (config, metrics): (Config, Metrics),
+        shared: Arc<Shared>,
+        (retries, cursors): (Codec<Retry>, Codec<Cursors>),
+    ) -> Self {
+        let lanes: Vec<_> = config
+            .destinations
+            .iter()
+            .map(|destination| Lane::start(destination.clone(), &shared))
+            .collect();
+        let mut by_tenant: HashMap<Arc<str>, Vec<LaneId>> = HashMap::new();
+        let mut by_name = HashMap::new();
+        for (id, lane) in lanes.iter().enumerate() {
+            let Lane { destination, .. } = &**lane;
+            let tenant = Arc::clone(&destination.tenant);
+            by_tenant.entry(Arc::clone(&tenant)).or_default().push(id);
+            by_name.insert((tenant, Arc::clone(&destination.id)), id);
+        }
+        Self {
+            events: Arc::clone(&config.events),
+            config,
+            metrics,
+            runtime: Handle::current(),
+            shared,
+            retries,
+            cursors,
+            lanes,
+            by_tenant,
+            by_name,
+        }
+    }
+
+    pub(crate) fn lane(&self, id: LaneId) -> &Arc<Lane> {
+        &self.lanes[id]
+    }
+
+    /// The lanes that want an event.
+    pub(crate) fn wanting(&self, event: &Event) -> impl Iterator<Item = LaneId> {
+        let of_tenant = self.by_tenant.get(event.tenant.as_str());
+        of_tenant
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|id| self.lanes[*id].destination.wants(event.event_type))
+    }
+
+    pub(crate) fn lane_of(&self, tenant: &str, destination: &str) -> Option<LaneId> {
+        let name = (Arc::from(tenant), Arc::from(destination));
+        self.by_name.get(&name).copied()
+    }
+
+    /// Whether any destination asks for proof of consent.
+    pub(crate) fn asks_for_consent(&self) -> bool {
+        use crate::destination::ConsentRule;
+        self.lanes
+            .iter()
+            .any(|lane| lane.destination.consent != ConsentRule::NotNeeded)
+    }
+
+    /// An error where the way to the broker has broken.
+    pub(crate) fn check(&self) -> Result<(), PartitionError> {
+        match self.shared.recorder.failure() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads what is remembered of destinations. Blocking.
+    pub(crate) fn load_states(&self) -> Result<PartitionReader, PartitionError> {
+        let topic = TopicPartition::new(self.config.topics.destinations.clone(), 0);
+        let mut reader = PartitionReader::new(&self.config.kafka, topic)?;
+        let ends = reader.watermarks()?;
+        let batch = reader.read_range(ends.low..ends.high, READ)?;
+        for record in batch.iter() {
+            self.take_state(record.payload, true);
+        }
+        self.tell_disabled();
+        Ok(reader)
+    }
+
+    /// Follows it, until the run ends: another process, or an operator, may say more. Blocking.
+    pub(crate) fn follow_states(&self, mut reader: PartitionReader) {
+        let stop = self.shared.stop.clone();
+        while !stop.is_cancelled() {
+            match reader.next_batch(&STATES, &|| stop.is_cancelled()) {
+                Ok(batch) => {
+                    for record in batch.iter() {
+                        self.take_state(record.payload, false);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what is said of destinations cannot be read");
+                    std::thread::sleep(STATES.wait);
+                }
+            }
+            self.tell_disabled();
+        }
+    }
+
+    fn take_state(&self, payload: Option<&[u8]>, is_start: bool) {
+        let codec = &self.shared.recorder.codecs().destinations;
+        let state: DestinationState = match payload.map(|bytes| codec.decode(bytes)) {
+            Some(Ok(state)) => state,
+            Some(Err(_)) | None => return self.metrics.undecodable(),
+        };
+        if let Some(id) = self.lane_of(&state.tenant, &state.destination) {
+            self.lanes[id].remembered(&state, is_start);
+        }
+    }
+
+    fn tell_disabled(&self) {
+        let disabled = self.lanes.iter().filter(|lane| lane.is_disabled());
+        self.metrics.disabled(disabled.count());
+    }
+}
