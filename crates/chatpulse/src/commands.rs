@@ -42,6 +42,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  chatpulse migrate && chatpulse sink --config chatpulse.toml"
     )]
     Sink,
+    /// Delivers events to the tenants' webhooks, GA4 and Meta.
+    #[command(after_help = "Example:\n  chatpulse deliverer --config chatpulse.toml")]
+    Deliverer,
     /// Serves the reports as pages and JSON.
     #[command(after_help = "Example:\n  chatpulse reports --config chatpulse.toml")]
     Reports,
@@ -301,6 +304,7 @@ pub(crate) async fn run(
         }
         Command::Enricher => enricher(stages, stop).await?,
         Command::Sink => sink(stages, stop).await?,
+        Command::Deliverer => deliverer(stages, stop).await?,
         Command::Reports => {
             let listener = status::listen("reports.listen", stages.config.reports.listen).await?;
             let admin = Admin::new(&stages.kafka("lag"))?;
@@ -382,6 +386,27 @@ async fn enricher(stages: Stages, stop: CancellationToken) -> anyhow::Result<()>
         let watch = lag.run(&admin, &stop);
         let enrich = stages.clone().enrich(metrics, stop.clone());
         beside(enrich, watch, &stop).await
+    };
+    let status = status::serve(router, listener, stop.clone());
+    beside(work, status, &stop).await
+}
+
+async fn deliverer(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = status::listen("deliverer.listen", stages.config.deliverer.listen).await?;
+    let metrics = chatpulse_deliverer::Metrics::new(&stages.registry)?;
+    let lag = stages.deliverer_lag()?;
+    let admin = Admin::new(&stages.kafka("status"))?;
+    let router = status::router(Status {
+        registry: stages.registry.clone(),
+        kafka: Some(admin.clone()),
+        store: None,
+        lag: vec![lag.clone()],
+    });
+    let work = async {
+        patiently("Kafka", &stop, || stages.ensure_topics()).await?;
+        let watch = lag.run(&admin, &stop);
+        let deliver = stages.clone().deliver(metrics, stop.clone());
+        beside(deliver, watch, &stop).await
     };
     let status = status::serve(router, listener, stop.clone());
     beside(work, status, &stop).await

@@ -31,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) enricher: Enricher,
     /// chat.events → ClickHouse.
     pub(crate) sink: Sink,
+    /// chat.events → webhooks, GA4, Meta.
+    pub(crate) deliverer: Deliverer,
     /// Reports over HTTP.
     pub(crate) reports: Reports,
     /// Vendors beside the five that are built in.
@@ -128,6 +130,43 @@ pub(crate) struct Sink {
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub(crate) batch_wait: Duration,
 }
+
+/// `[deliverer]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Deliverer {
+    /// Address of /healthz, /readyz and /metrics.
+    pub(crate) listen: SocketAddr,
+    /// Networks that requests may go to beside the public internet, e.g. `10.1.0.0/16`.
+    pub(crate) allow_networks: Vec<ipnet::IpNet>,
+    /// Certificates (PEM) that are trusted beside the system's.
+    pub(crate) ca_files: Vec<PathBuf>,
+    /// Pauses between the turns of a delivery, each longer than the one before. The same on every
+    /// deliverer; each is a topic.
+    pub(crate) pauses: Vec<Pause>,
+    /// Failures in a row after which a destination is left alone for a while.
+    pub(crate) breaker_failures: NonZeroU32,
+    /// For how long at first; doubled while it goes on failing.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) breaker_pause: Duration,
+    /// For how long at most.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) breaker_max_pause: Duration,
+    /// How long a destination may fail before it is disabled.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) disable_after: Duration,
+    /// How long records wait for company on their way to the broker.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) linger: Duration,
+}
+
+/// One pause.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Pause(
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate)  Duration,
+);
 
 /// `[reports]`
 #[derive(Debug, Clone, Deserialize)]
@@ -233,6 +272,25 @@ impl Default for Sink {
             listen: loopback(7072),
             batch_rows: non_zero(20_000),
             batch_wait: Duration::from_millis(400),
+        }
+    }
+}
+
+impl Default for Deliverer {
+    fn default() -> Self {
+        const MINUTE: u64 = 60;
+        const HOUR: u64 = 60 * MINUTE;
+        let pauses = [5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR];
+        Self {
+            listen: loopback(7073),
+            allow_networks: Vec::new(),
+            ca_files: Vec::new(),
+            pauses: pauses.map(|secs| Pause(Duration::from_secs(secs))).into(),
+            breaker_failures: non_zero(10),
+            breaker_pause: Duration::from_secs(5),
+            breaker_max_pause: Duration::from_secs(300),
+            disable_after: 5 * DAY,
+            linger: Duration::from_millis(5),
         }
     }
 }

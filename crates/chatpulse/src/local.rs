@@ -133,6 +133,7 @@ impl Local {
         config.clickhouse.password = None;
         config.producer.linger = LINGER;
         config.enricher.linger = LINGER;
+        config.deliverer.linger = LINGER;
         config.enricher.checkpoints = folder.file("checkpoints").to_string_lossy().into_owned();
         config.reports.rollup_interval = ROLL_UP_INTERVAL;
         config.producer.tenants_file = folder.tenants_file();
@@ -154,7 +155,13 @@ impl Local {
                 .enrich(enricher_metrics.clone(), stop_rest.clone()),
         );
         rest.spawn(stages.clone().sink(sink_metrics.clone(), stop_rest.clone()));
-        let lag = vec![stages.enricher_lag()?, stages.sink_lag_watch()?];
+        let mut lag = vec![stages.enricher_lag()?, stages.sink_lag_watch()?];
+        // Without destinations there is nothing to deliver, and no history is owed to those that come.
+        if !stages.destinations()?.is_empty() {
+            let metrics = chatpulse_deliverer::Metrics::new(&stages.registry)?;
+            rest.spawn(stages.clone().deliver(metrics, stop_rest.clone()));
+            lag.push(stages.deliverer_lag()?);
+        }
         for watch in lag.clone() {
             let (admin, stop) = (Admin::new(&stages.kafka("lag"))?, stop_rest.clone());
             rest.spawn(async move { watch.run(&admin, &stop).await });

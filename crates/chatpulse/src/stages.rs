@@ -1,8 +1,11 @@
 //! From the configuration to each stage. The same stage code runs alone and all in one process.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use chatpulse_deliverer::{
+    breaker::BreakerSettings, destination::Destination, guard::Guard, schedule::Schedule,
+};
 use chatpulse_enricher::Checkpoints;
 use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
 use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
@@ -112,6 +115,19 @@ impl Stages {
         for spec in &mut specs {
             spec.partitions = spec.partitions.max(most);
         }
+        let partitions = kafka
+            .partitions
+            .max(NonZeroU32::new(most.unsigned_abs()).unwrap_or(NonZeroU32::MIN));
+        let steps = self.config.deliverer.pauses.len();
+        let mut deliveries = self
+            .topics
+            .delivery_specs(partitions, kafka.replication, steps);
+        // Topics that are there keep what they have; those of waiting deliveries have few.
+        for spec in &mut deliveries {
+            let there = admin.partition_count(&spec.name).await?.unwrap_or(0);
+            spec.partitions = spec.partitions.max(there);
+        }
+        specs.extend(deliveries);
         Ok(specs)
     }
 
@@ -129,6 +145,67 @@ impl Stages {
             store.sync_tenants(&timeouts).await?;
         }
         Ok(())
+    }
+
+    /// Where events are delivered, by the tenants file.
+    pub(crate) fn destinations(&self) -> anyhow::Result<Vec<Destination>> {
+        let file = &self.config.producer.tenants_file;
+        match file.exists() {
+            true => Ok(chatpulse_deliverer::destination::load(file)?),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Makes requests within the networks that the operator allows.
+    pub(crate) fn http_client(&self) -> anyhow::Result<chatpulse_deliverer::http::Client> {
+        let settings = &self.config.deliverer;
+        let guard = Guard::new(settings.allow_networks.clone());
+        Ok(chatpulse_deliverer::http::Client::new(
+            guard,
+            &settings.ca_files,
+        )?)
+    }
+
+    /// chat.events → destinations → chat.deliveries, until `stop`.
+    pub(crate) async fn deliver(
+        self,
+        metrics: chatpulse_deliverer::Metrics,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let settings = &self.config.deliverer;
+        let pauses = settings.pauses.iter().map(|pause| pause.0).collect();
+        let config = chatpulse_deliverer::Config {
+            kafka: self.kafka("deliverer"),
+            topics: self.topics.clone(),
+            group: self.deliverer_group(),
+            destinations: self.destinations()?,
+            client: self.http_client()?,
+            schedule: Schedule::new(pauses)
+                .context("deliverer.pauses must be 1 to 12, each longer than the one before")?,
+            breaker: BreakerSettings {
+                failures: settings.breaker_failures.get(),
+                pause: settings.breaker_pause,
+                max_pause: settings.breaker_max_pause,
+            },
+            disable_after: settings.disable_after,
+            linger: settings.linger,
+            events: Arc::clone(&self.wire.events),
+            framing: self.wire.deliveries_framing,
+        };
+        chatpulse_deliverer::run(config, metrics, stop)
+            .await
+            .context("deliverer")
+    }
+
+    fn deliverer_group(&self) -> String {
+        format!("{}chatpulse-deliverer", self.config.kafka.prefix)
+    }
+
+    /// How far the deliverers are behind the enrichers.
+    pub(crate) fn deliverer_lag(&self) -> anyhow::Result<LagWatch> {
+        let reads = (self.deliverer_group(), self.topics.events.clone());
+        let board = self.lag.clone();
+        Ok(LagWatch::new(&self.registry, "deliverer", reads, board)?)
     }
 
     fn sink_group(&self) -> String {

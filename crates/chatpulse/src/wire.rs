@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, anyhow};
 use chatpulse_kafka::Topics;
 use chatpulse_model::{
-    Event, RawEvent,
+    Delivery, Event, RawEvent,
     avro::{Codec, Framing, Versioned},
 };
 use schema_registry_converter::{
@@ -16,11 +16,13 @@ use schema_registry_converter::{
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The codecs of the two topics.
+/// The codecs of the topics that others may read.
 pub(crate) struct Wire {
     pub(crate) raw_framing: Framing,
     pub(crate) raw: Arc<Codec<RawEvent>>,
     pub(crate) events: Arc<Codec<Event>>,
+    pub(crate) deliveries_framing: Framing,
+    pub(crate) deliveries: Arc<Codec<Delivery>>,
 }
 
 impl Wire {
@@ -32,6 +34,8 @@ impl Wire {
                 raw_framing: Framing::SingleObject,
                 raw: Arc::new(Codec::new(Framing::SingleObject)?),
                 events: Arc::new(Codec::new(Framing::SingleObject)?),
+                deliveries_framing: Framing::SingleObject,
+                deliveries: Arc::new(Codec::new(Framing::SingleObject)?),
             });
         };
         let settings = SrSettings::new_builder(url.to_owned())
@@ -40,8 +44,11 @@ impl Wire {
             .map_err(|error| anyhow!("kafka.schema_registry {url}: {error}"))?;
         let (raw_framing, raw) = registered(&settings, &topics.raw).await?;
         let (_, events) = registered(&settings, &topics.events).await?;
+        let (deliveries_framing, deliveries) = registered(&settings, &topics.deliveries).await?;
         Ok(Self {
             raw_framing,
+            deliveries_framing,
+            deliveries: Arc::new(deliveries),
             raw: Arc::new(raw),
             events: Arc::new(events),
         })

@@ -10,6 +10,7 @@
 //! again when it has room. So no destination is waited for, and memory does not grow.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -122,6 +123,9 @@ struct FeedShared {
     partition: i32,
     progress: Arc<Mutex<Progress>>,
     source: Arc<Source>,
+    /// Destinations that no cursors knew: what stood in the log when we came, up to `end`, is not theirs.
+    new: BTreeSet<LaneId>,
+    end: i64,
 }
 
 struct Feed {
@@ -139,7 +143,11 @@ impl Feed {
             .find_last(WAIT, |record| run.cursors.decode(record.payload?).ok())?;
         let ends = input.watermarks()?;
         let is_first = last.is_none();
-        let Cursors { next, behind } = last.unwrap_or_else(|| {
+        let Cursors {
+            next,
+            behind,
+            known,
+        } = last.unwrap_or_else(|| {
             // Whoever sets up a destination wants what comes, and not the history of years.
             tracing::info!(partition, from = ends.high, "delivering from here on");
             let next = Cursor {
@@ -149,8 +157,11 @@ impl Feed {
             Cursors {
                 next,
                 behind: Vec::new(),
+                known: Vec::new(),
             }
         });
+        let new = run.names().filter(|(name, _)| !known.contains(name));
+        let new = new.map(|(_, lane)| lane).collect();
         let within = |cursor: Cursor| {
             if (ends.low..=ends.high).contains(&cursor.offset) {
                 return cursor;
@@ -186,6 +197,8 @@ impl Feed {
             partition,
             progress: Arc::new(Mutex::new(progress)),
             source: Arc::default(),
+            new,
+            end: ends.high,
         };
         if run.asks_for_consent() {
             shared.recall_consent(&mut input, (ends.low, next.offset))?;
@@ -331,7 +344,12 @@ impl FeedShared {
                 }
             })
             .collect();
-        Cursors { next, behind }
+        let known = self.run.names().map(|(name, _)| name).collect();
+        Cursors {
+            next,
+            behind,
+            known,
+        }
     }
 
     /// The accepted event in a record that was not seen before it; and where reading goes on.
@@ -377,6 +395,9 @@ impl FeedShared {
             }
             let mut handed = Handed::of(record, event);
             for lane in self.run.wanting(&Arc::clone(&handed.event)) {
+                if handed.at.offset < self.end && self.new.contains(&lane) {
+                    continue;
+                }
                 if progress.behind(lane).is_none() && !self.offer(lane, &mut handed, &mut progress)
                 {
                     progress.fall_behind(lane, handed.at);

@@ -90,6 +90,16 @@ impl Run {
             .filter(|id| self.lanes[*id].destination.wants(event.event_type))
     }
 
+    /// The names of all lanes, and their numbers.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (String, LaneId)> {
+        let name = |lane: &Arc<Lane>| {
+            let destination = &lane.destination;
+            format!("{}/{}", destination.tenant, destination.id)
+        };
+        let lanes = self.lanes.iter().enumerate();
+        lanes.map(move |(id, lane)| (name(lane), id))
+    }
+
     pub(crate) fn lane_of(&self, tenant: &str, destination: &str) -> Option<LaneId> {
         let name = (Arc::from(tenant), Arc::from(destination));
         self.by_name.get(&name).copied()

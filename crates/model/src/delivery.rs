@@ -202,6 +202,9 @@ pub struct Cursors {
     pub next: Cursor,
     /// Destinations with open deliveries below `next`.
     pub behind: Vec<Behind>,
+    /// Every destination, as `tenant/destination`: one that is not among them is new, and begins at the
+    /// end of the log.
+    pub known: Vec<String>,
 }
 
 /// A place in one partition of `chat.events`.

@@ -292,3 +292,26 @@ async fn what_cannot_be_connected_to_fails_with_its_class() {
 fn deliverer_never_retried_too_often(deliveries: &[chatpulse_model::Delivery]) -> bool {
     deliveries.iter().all(|delivery| delivery.attempt <= 4)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_destination_gets_what_comes_and_an_old_one_what_it_missed() {
+    let world = World::new("new").await;
+    let old = Receiver::start(Behaviour::Slow(Duration::from_millis(5))).await;
+    let new = Receiver::start(Behaviour::Fast).await;
+    let destinations = world.destinations(&webhook("old", &old));
+    let deliverer = world.start(world.config(destinations)).await;
+    world.accept((0, 5)).await;
+    world.ended(5).await;
+    deliverer.stop().await;
+    world.accept((5, 10)).await;
+    let both = [webhook("old", &old), webhook("new", &new)].concat();
+    let deliverer = world.start_late(world.config(world.destinations(&both)));
+    world.ended(10).await;
+    world.accept((10, 15)).await;
+    let deliveries = world.ended(20).await;
+    assert_eq!(deliverer.metrics.turns(DeliveryResult::Delivered), 15);
+    deliverer.stop().await;
+    assert_eq!(old.seen().taken.len(), 15);
+    assert_eq!(new.seen().taken.len(), 5);
+    assert_eq!(deliveries.len(), 20);
+}

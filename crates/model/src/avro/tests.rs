@@ -138,6 +138,7 @@ fn cursors() -> Vec<Cursors> {
     vec![Cursors {
         next,
         behind: vec![behind],
+        known: vec!["acme/crm".into()],
     }]
 }
 

@@ -53,6 +53,9 @@ pub struct TenantEntry {
     /// The page snippet; what is left out has the default.
     #[serde(default)]
     pub snippet: SnippetEntry,
+    /// Where its events are delivered: read and checked by the deliverer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destinations: Vec<toml::Table>,
 }
 
 /// One write key or read token, known by its hash only.
@@ -191,6 +194,7 @@ pub fn new_tenant(id: &str) -> Result<(TenantEntry, WriteKey), TenantsError> {
         read_tokens: Vec::new(),
         limits: LimitsEntry::default(),
         snippet: SnippetEntry::default(),
+        destinations: Vec::new(),
     };
     Ok((entry, key))
 }
