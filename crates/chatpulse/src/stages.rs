@@ -331,8 +331,19 @@ impl Stages {
             batch_rows: self.config.sink.batch_rows,
             batch_wait: self.config.sink.batch_wait,
         };
-        chatpulse_sink::run(config, metrics, stop)
-            .await
+        let deliveries = chatpulse_sink::DeliveriesConfig {
+            kafka: self.kafka("sink"),
+            topics: self.topics.clone(),
+            group: format!("{}chatpulse-sink-deliveries", self.config.kafka.prefix),
+            store: self.store(),
+            deliveries: Arc::clone(&self.wire.deliveries),
+            batch_rows: self.config.sink.batch_rows,
+            batch_wait: self.config.sink.batch_wait,
+        };
+        let attempts = chatpulse_sink::run_deliveries(deliveries, metrics.clone(), stop.clone());
+        let outcomes = chatpulse_sink::run(config, metrics, stop);
+        tokio::try_join!(outcomes, attempts)
+            .map(drop)
             .context("sink")
     }
 

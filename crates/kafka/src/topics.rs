@@ -25,8 +25,8 @@ pub struct Topics {
     pub cursors: Arc<str>,
     /// What is remembered of destinations; one partition, the last record of a key counts.
     pub destinations: Arc<str>,
-    /// Deliveries that wait; a number follows, the step of the schedule.
-    retries: Arc<str>,
+    /// Beginning of the names of topics of deliveries that wait, see [`Topics::retries`].
+    pub retries: Arc<str>,
 }
 
 /// A retry topic has no more partitions than this: each is read by a thread of its own.

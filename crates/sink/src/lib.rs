@@ -10,8 +10,10 @@
 //! whoever comes next inserts exactly the same rows under the same token, and ClickHouse drops what
 //! it already has. A record that is no outcome is noted and passed over; raw offsets whose outcomes
 //! are missing, and rows that ClickHouse refuses, are stored as rejections ([`partition`]).
+//! Attempts to deliver events are carried beside them ([`deliveries`]).
 
 mod carry;
+mod deliveries;
 mod error;
 mod ledger;
 mod metrics;
@@ -25,6 +27,7 @@ use chatpulse_model::{Event, RawEvent, avro::Codec};
 use chatpulse_store::Store;
 use tokio_util::sync::CancellationToken;
 
+pub use deliveries::{DeliveriesConfig, run_deliveries};
 pub use error::SinkError;
 pub use metrics::Metrics;
 

@@ -12,6 +12,7 @@
 
 mod audit;
 mod config;
+mod deliveries;
 mod dictionary;
 mod error;
 mod insert;
@@ -26,6 +27,7 @@ mod views;
 
 pub use audit::{Audit, AuditOptions, Claim, Finding, MessageCounts, PartitionBooks, TenantBooks};
 pub use config::{Engine, StoreConfig};
+pub use deliveries::{DeliveryFilter, DeliveryRow, DeliveryState};
 pub use dictionary::{Column, Dictionary, View};
 pub use error::{Disposition, StoreError};
 pub use insert::Inserted;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a set-up that fails is a test that fails
 
+mod deliveries;
 mod poison;
 mod remade;
 mod support;

@@ -14,7 +14,7 @@ use chatpulse_model::avro::{Codec, Framing};
 use chatpulse_model::{
     Actor, Context, Event, EventType, NativePayload, Outcome, RawBody, RawEvent, TimeBasis,
 };
-use chatpulse_sink::{Config, Metrics, SinkError};
+use chatpulse_sink::{Config, DeliveriesConfig, Metrics, SinkError, run_deliveries};
 use chatpulse_store::{Audit, AuditOptions, Claim, Store, StoreConfig};
 use clickhouse::Client;
 use clickhouse::sql::Identifier;
@@ -167,6 +167,52 @@ impl World {
         for outcome in self.publisher.publish(topic, records.collect()).await {
             outcome.unwrap();
         }
+    }
+
+    /// The tables of deliveries.
+    pub(crate) async fn make_delivery_tables(&self) {
+        let sql = include_str!("../../../../schemas/clickhouse/0008_deliveries.sql")
+            .replace("{engine:ReplacingMergeTree}", "ReplacingMergeTree");
+        // Comments hold no semicolons at the ends of lines.
+        for statement in sql.split(";\n").filter(|part| !part.trim().is_empty()) {
+            self.execute(statement).await;
+        }
+        let one = NonZeroU32::MIN;
+        let admin = Admin::new(&self.kafka).unwrap();
+        let specs = self.topics.delivery_specs(one, one, 1);
+        admin.ensure_topics(&specs).await.unwrap();
+    }
+
+    /// Writes records to chat.deliveries.
+    pub(crate) async fn write_deliveries(&self, payloads: Vec<Vec<u8>>) {
+        self.publish(&self.topics.deliveries, payloads).await;
+    }
+
+    /// A running sink of deliveries.
+    pub(crate) fn delivery_sink(&self, group: &str, batch_rows: NonZeroU32) -> Sink {
+        let config = DeliveriesConfig {
+            kafka: self.kafka.clone(),
+            topics: self.topics.clone(),
+            group: format!("{}.{group}", self.name),
+            store: self.store.clone(),
+            deliveries: Arc::new(Codec::new(Framing::SingleObject).unwrap()),
+            batch_rows,
+            batch_wait: Duration::from_millis(50),
+        };
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let stop = CancellationToken::new();
+        let run = tokio::spawn(run_deliveries(config, metrics, stop.clone()));
+        Sink {
+            registry,
+            stop,
+            run,
+        }
+    }
+
+    /// Repeats a query until it answers `expected`.
+    pub(crate) async fn wait_until(&self, sql: &str, expected: u64) {
+        until(async || self.number(sql).await == expected).await;
     }
 
     /// A running sink.
