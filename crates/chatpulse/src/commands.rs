@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::local::{DataDir, Local, LocalArgs};
 use crate::{
     config::Config,
+    deliveries::{self, DeliveriesCommand},
     output,
     rejected::{self, RejectedCommand},
     snippet::{self, SnippetArgs},
@@ -74,6 +75,12 @@ pub(crate) enum Command {
     Rejected(RejectedCommand),
     /// Prints the line that a website owner pastes, and its variants.
     Snippet(SnippetArgs),
+    /// Lists deliveries, delivers again what was given up, tests destinations and switches them on.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chatpulse deliveries list --tenant acme --since 24h"
+    )]
+    Deliveries(DeliveriesCommand),
     /// Manages the tenants file.
     #[command(
         subcommand,
@@ -333,6 +340,7 @@ pub(crate) async fn run(
         Command::Replay(args) => replay(stages, args).await?,
         Command::Report(command) => report(&stages, command).await?,
         Command::Rejected(command) => rejected::run(&stages, command).await?,
+        Command::Deliveries(command) => return deliveries::run(&stages, command).await,
         Command::Audit(args) => return audit(&stages, args).await,
         Command::Snippet(args) => {
             snippet::run(&args, stages.catalog, &stages.config.producer)?;

@@ -5,6 +5,7 @@
 
 mod commands;
 mod config;
+mod deliveries;
 #[cfg(feature = "embedded")]
 mod demo;
 mod docs;

@@ -8,7 +8,7 @@ use chatpulse_deliverer::{
 };
 use chatpulse_enricher::Checkpoints;
 use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
-use chatpulse_model::{RawEvent, avro::Codec, fold::Horizon, source::Catalog};
+use chatpulse_model::{Event, RawEvent, avro::Codec, fold::Horizon, source::Catalog};
 use chatpulse_producer::Tenants;
 use chatpulse_reports::{Access, AccessConfig, Reports, RollUpMetrics, StageLag, keep_rolled_up};
 use chatpulse_store::{Store, StoreConfig};
@@ -254,6 +254,11 @@ impl Stages {
     /// Reads and writes raw records.
     pub(crate) fn raw_codec(&self) -> &Codec<RawEvent> {
         &self.wire.raw
+    }
+
+    /// Reads outcomes.
+    pub(crate) fn event_codec(&self) -> Arc<Codec<Event>> {
+        Arc::clone(&self.wire.events)
     }
 
     /// What the producer and the file replay need beside their own settings.

@@ -94,7 +94,7 @@ struct Job {
 pub(crate) enum Refusal {
     /// No room.
     Full,
-    /// The receiver asked for a pause, of which so much is left.
+    /// The receiver has a pause, or is being probed; for at least so long.
     Paused(Duration),
     /// The breaker is open, because the receiver fails.
     CircuitOpen,
@@ -169,7 +169,7 @@ impl Lane {
             Permit::Granted | Permit::Probe => None,
             Permit::Denied(_) => Some(Refusal::CircuitOpen),
             Permit::Paused(until) => Some(Refusal::Paused(until - now)),
-            Permit::Probing => Some(Refusal::Full),
+            Permit::Probing => Some(Refusal::Paused(Duration::ZERO)),
         }
     }
 
@@ -187,11 +187,14 @@ impl Lane {
         turn: Turn,
         ticket: Ticket,
     ) -> Result<(), (Refusal, Turn, Ticket)> {
-        if let Some(refusal) = self.refusal() {
+        // While the receiver has a pause, retries queue up: they come before what is fresh.
+        if let Some(refusal @ Refusal::CircuitOpen) = self.refusal() {
             return Err((refusal, turn, ticket));
         }
-        Self::offer(&self.retries, turn, ticket)
-            .map_err(|(turn, ticket)| (Refusal::Full, turn, ticket))
+        Self::offer(&self.retries, turn, ticket).map_err(|(turn, ticket)| {
+            let refusal = self.refusal().unwrap_or(Refusal::Full);
+            (refusal, turn, ticket)
+        })
     }
 
     fn offer(
@@ -219,17 +222,34 @@ impl Lane {
     ) {
         let slots = Arc::new(Semaphore::new(self.destination.concurrency));
         let stop = self.shared.stop.clone();
+        // A fresh one that was taken out, and then went after a retry.
+        let mut held = None;
         loop {
             let next = async {
                 let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
                 let job = tokio::select! {
                     biased;
                     Some(job) = retries.recv() => job,
-                    Some(job) = fresh.recv() => job,
+                    Some(job) = async {
+                        match held.take() {
+                            Some(job) => Some(job),
+                            None => fresh.recv().await,
+                        }
+                    } => job,
                     else => return None,
                 };
                 self.permit().await;
-                Some((slot, job))
+                // What came while we waited, and has waited longer.
+                match job.turn.attempts == 0 && !job.turn.replayed {
+                    true => match retries.try_recv() {
+                        Ok(retry) => {
+                            held = Some(job);
+                            Some((slot, retry))
+                        }
+                        Err(_) => Some((slot, job)),
+                    },
+                    false => Some((slot, job)),
+                }
             };
             let (slot, job) = tokio::select! {
                 next = next => match next {

@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used)] // the lint spares only functions marked as tests, not their helpers
 
 mod cli;
+mod deliveries;
 mod demo;
 mod kill;
 mod process;
+/// The same receivers as in the tests of the deliverer.
+#[path = "../../../deliverer/tests/it/receiver.rs"]
+mod receiver;
 mod rejected;
 mod snippet;
 mod tokens;

@@ -33,6 +33,9 @@ async fn accepted_events_are_delivered_once_and_others_are_not() {
     world.accept((10, 20)).await;
     world.accept((52, 60)).await;
     let deliveries = world.ended(58).await;
+    let body: serde_json::Value =
+        serde_json::from_slice(receiver.seen().bodies.values().next().unwrap()).unwrap();
+    assert_eq!(body["type"], "lead.qualified");
     deliverer.stop().await;
     assert_eq!(world.deliveries().len(), 58);
     let seen = receiver.seen();
@@ -67,11 +70,11 @@ async fn a_restart_goes_on_where_it_was_and_repeats_nothing_that_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_is_tried_again_until_it_is_taken_or_given_up() {
     let world = World::new("again").await;
-    let half = Receiver::start(Behaviour::HalfBroken).await;
+    let half = Receiver::start(Behaviour::FirstFails).await;
     let broken = Receiver::start(Behaviour::Broken).await;
     let refusing = Receiver::start(Behaviour::Refusing).await;
     let closing = Receiver::start(Behaviour::Closing).await;
-    let limiting = Receiver::start(Behaviour::RateLimiting).await;
+    let limiting = Receiver::start(Behaviour::FirstLimited).await;
     let entries = [
         webhook("half", &half),
         webhook("broken", &broken),
@@ -314,4 +317,19 @@ async fn a_new_destination_gets_what_comes_and_an_old_one_what_it_missed() {
     assert_eq!(old.seen().taken.len(), 15);
     assert_eq!(new.seen().taken.len(), 5);
     assert_eq!(deliveries.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_limits_gets_its_retries_before_what_is_fresh() {
+    let world = World::new("limits").await;
+    let limiting = Receiver::start(Behaviour::FirstLimited).await;
+    let mut config = world.config(world.destinations(&webhook("limiting", &limiting)));
+    config.disable_after = Duration::from_secs(10);
+    let deliverer = world.start(config).await;
+    world.accept((0, 40)).await;
+    let deliveries = world.ended(40).await;
+    deliverer.stop().await;
+    let summary = summary(&deliveries);
+    assert_eq!(summary[&("limiting", "delivered", "")], 40, "{summary:?}");
+    assert_eq!(summary[&("limiting", "retrying", "rate_limited")], 40);
 }

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -23,12 +23,16 @@ pub(crate) enum Behaviour {
     Slow(Duration),
     /// Never answers.
     Hanging,
-    /// 500 to every second request of a delivery, 200 to the others.
+    /// 500 to every second request, 200 to the others.
     HalfBroken,
+    /// 500 to the first request of every delivery, 200 to the others.
+    FirstFails,
     /// 500 always.
     Broken,
-    /// 429 with Retry-After: 1 to the first request of every delivery.
+    /// 429 with Retry-After: 1 to all but the first ten requests of every half second.
     RateLimiting,
+    /// 429 with Retry-After: 1 to the first request of every delivery.
+    FirstLimited,
     /// 410.
     Gone,
     /// 422.
@@ -52,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) taken: BTreeMap<String, usize>,
     /// The last body of each.
     pub(crate) bodies: BTreeMap<String, Vec<u8>>,
+    /// Beginning of this half second, and its requests.
+    window: Option<(Instant, usize)>,
 }
 
 pub(crate) struct Receiver {
@@ -107,11 +113,22 @@ async fn serve(
         let _ = stream.write_all(b"HTTP/1.1 400 X\r\n\r\n").await;
     }
     while let Some(request) = read(&mut stream).await {
-        let of_delivery = {
+        let (number, of_delivery, in_window) = {
             let mut seen = seen.lock().unwrap();
             *seen.requests.entry(request.id.clone()).or_default() += 1;
             seen.bodies.insert(request.id.clone(), request.body);
-            seen.requests[&request.id]
+            let now = Instant::now();
+            if seen
+                .window
+                .is_none_or(|(began, _)| now - began > Duration::from_millis(500))
+            {
+                seen.window = Some((now, 0));
+            }
+            let window = seen.window.get_or_insert((now, 0));
+            window.1 += 1;
+            let in_window = window.1;
+            let number = seen.requests.values().sum::<usize>();
+            (number, seen.requests[&request.id], in_window)
         };
         let behaviour = match works.load(Ordering::SeqCst) {
             true => Behaviour::Fast,
@@ -127,10 +144,14 @@ async fn serve(
                 std::future::pending::<()>().await;
                 return;
             }
-            Behaviour::HalfBroken if of_delivery % 2 == 1 => "500",
+            Behaviour::HalfBroken if number % 2 == 1 => "500",
             Behaviour::HalfBroken => "200",
+            Behaviour::FirstFails if of_delivery == 1 => "500",
+            Behaviour::FirstFails => "200",
             Behaviour::Broken => "500",
-            Behaviour::RateLimiting if of_delivery == 1 => "429",
+            Behaviour::FirstLimited if of_delivery == 1 => "429",
+            Behaviour::FirstLimited => "200",
+            Behaviour::RateLimiting if in_window > 10 => "429",
             Behaviour::RateLimiting => "200",
             Behaviour::Gone => "410",
             Behaviour::Refusing => "422",
@@ -142,7 +163,7 @@ async fn serve(
             Behaviour::Redirecting(port) => {
                 head.push_str(&format!("location: http://127.0.0.1:{port}/\r\n"));
             }
-            Behaviour::RateLimiting if answer == "429" => head.push_str("retry-after: 1\r\n"),
+            _ if answer == "429" => head.push_str("retry-after: 1\r\n"),
             _ => {}
         }
         head.push_str("\r\n");
