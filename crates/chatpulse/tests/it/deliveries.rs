@@ -20,6 +20,9 @@ use crate::{
 
 const EVENTS: usize = 200;
 const BATCH: usize = 20;
+const KILLS: usize = 2;
+/// Requests under way at once to one receiver.
+const CONCURRENCY: usize = 4;
 const PARTITIONS: i32 = 4;
 /// Long enough on a loaded machine: what never works is disabled after 15 s.
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -254,7 +257,21 @@ async fn every_event_ends_at_each_of_twenty_receivers_and_the_counts_are_what_th
             .iter()
             .flat_map(|seen| seen.taken.keys().cloned())
             .collect();
-        assert_eq!(of_name, taken, "{name}: what is recorded is what it took");
+        assert!(
+            of_name.is_subset(&taken),
+            "{name}: recorded, and never taken"
+        );
+        // What it took when we were killed before its answer was recorded was tried again. A receiver that
+        // then refused it four times has it all the same, and nobody but itself can know.
+        let unknown = taken.difference(&of_name).count();
+        let may_be_unknown = match name.starts_with("half") {
+            true => KILLS * CONCURRENCY,
+            false => 0,
+        };
+        assert!(
+            unknown <= may_be_unknown,
+            "{name}: {unknown} taken, not recorded"
+        );
         let requests = seen.map(|seen| seen.requests.values().sum::<usize>());
         let mut classes: BTreeMap<&str, usize> = BTreeMap::new();
         for one in records.iter().filter(|one| one.destination == *name) {
@@ -278,10 +295,21 @@ async fn every_event_ends_at_each_of_twenty_receivers_and_the_counts_are_what_th
         }
     }
     eprintln!("{table}");
-    for name in [
-        "fast-1", "fast-2", "fast-3", "slow-1", "slow-2", "half-1", "half-2",
-    ] {
-        assert_eq!(delivered[name].len(), EVENTS, "{name}\n{table}");
+    for name in ["fast-1", "fast-2", "fast-3", "slow-1", "slow-2", "limiting"] {
+        assert_eq!(
+            delivered[name].len(),
+            EVENTS,
+            "{name}
+{table}"
+        );
+    }
+    // Four turns, of which about every second fails: one of sixteen is given up.
+    for name in ["half-1", "half-2"] {
+        assert!(
+            delivered[name].len() > EVENTS / 2,
+            "{name}
+{table}"
+        );
     }
     assert!(
         site.receivers["inner"].seen().requests.is_empty(),

@@ -333,3 +333,23 @@ async fn a_receiver_that_limits_gets_its_retries_before_what_is_fresh() {
     assert_eq!(summary[&("limiting", "delivered", "")], 40, "{summary:?}");
     assert_eq!(summary[&("limiting", "retrying", "rate_limited")], 40);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_is_not_repeated_though_the_cursors_do_not_know_it() {
+    let world = World::new("ended").await;
+    let receiver = Receiver::start(Behaviour::Fast).await;
+    let destinations = world.destinations(&webhook("crm", &receiver));
+    let deliverer = world.start(world.config(destinations.clone())).await;
+    let first_cursors = world.last_cursors();
+    world.accept((0, 30)).await;
+    world.ended(30).await;
+    deliverer.stop().await;
+    // As if it had been killed before it wrote any more of them.
+    world.write_cursors(first_cursors).await;
+    let deliverer = world.start_late(world.config(destinations));
+    world.accept((30, 40)).await;
+    world.ended(40).await;
+    deliverer.stop().await;
+    assert_eq!(world.deliveries().len(), 40);
+    assert!(receiver.seen().requests.values().all(|count| *count == 1));
+}

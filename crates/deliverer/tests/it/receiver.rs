@@ -15,6 +15,7 @@ use tokio::{
 };
 
 /// What a receiver does with a request.
+#[allow(dead_code)] // each test binary uses some of them
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
     /// 200 at once.

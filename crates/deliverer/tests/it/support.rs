@@ -201,6 +201,22 @@ impl World {
         })
     }
 
+    /// The cursors that count, as they stand in their topic.
+    pub(crate) fn last_cursors(&self) -> Vec<u8> {
+        self.read(&self.topics.cursors, <[u8]>::to_vec)
+            .pop()
+            .unwrap()
+    }
+
+    pub(crate) async fn write_cursors(&self, payload: Vec<u8>) {
+        let record = Record {
+            partition: Some(0),
+            payload,
+            ..Record::default()
+        };
+        self.publish(&self.topics.cursors, vec![record]).await;
+    }
+
     /// Waits for a condition, with a deadline.
     pub(crate) async fn until(&self, condition: impl Fn() -> bool + Send) {
         let deadline = Instant::now() + DEADLINE;
