@@ -55,9 +55,6 @@ const LOOK: Duration = Duration::from_millis(20);
 /// So many of the records before the start are looked through for consent.
 const CONSENT_RECORDS: i64 = 100_000;
 
-/// So many records of attempts before the start are looked through for deliveries that ended.
-const ENDED_RECORDS: i64 = 10_000;
-
 /// Delivers one partition until it is taken away.
 pub(crate) fn deliver(input: Partition, run: &Arc<Run>) -> Result<(), PartitionError> {
     let feed = Feed::load(input, run)?;
@@ -129,8 +126,8 @@ struct FeedShared {
     /// Destinations that no cursors knew: what stood in the log when we came, up to `end`, is not theirs.
     new: BTreeSet<LaneId>,
     end: i64,
-    /// What ended shortly before we came, by destination and raw offset: cursors may lie below it.
-    ended: HashSet<(LaneId, i64)>,
+    /// What had a turn shortly before we came, by destination and raw offset: cursors may lie below it.
+    recorded: HashSet<(LaneId, i64)>,
 }
 
 struct Feed {
@@ -204,7 +201,10 @@ impl Feed {
             source: Arc::default(),
             new,
             end: ends.high,
-            ended: ended(&input, run)?,
+            recorded: run
+                .recorded(partition)?
+                .map(|turn| (turn.lane, turn.offset))
+                .collect(),
         };
         if run.asks_for_consent() {
             shared.recall_consent(&mut input, (ends.low, next.offset))?;
@@ -416,7 +416,7 @@ impl FeedShared {
     /// Hands an event to a destination; false where it has no room.
     fn offer(&self, id: LaneId, handed: &mut Handed<'_>, progress: &mut Progress) -> bool {
         let lane = self.run.lane(id);
-        if self.ended.contains(&(id, handed.at.raw)) {
+        if self.recorded.contains(&(id, handed.at.raw)) {
             return true;
         }
         if !lane.has_room() {
@@ -473,29 +473,6 @@ impl FeedShared {
         }
         Ok(())
     }
-}
-
-/// The deliveries that ended last, which a predecessor may have had no time to note in its cursors.
-fn ended(input: &Partition, run: &Run) -> Result<HashSet<(LaneId, i64)>, PartitionError> {
-    let partition = input.id().partition;
-    let topic = TopicPartition::new(run.config.topics.deliveries.clone(), partition);
-    let mut reader = input.open_reader(topic)?;
-    let ends = reader.watermarks()?;
-    let from = ends.low.max(ends.high - ENDED_RECORDS);
-    let batch = match reader.read_range(from..ends.high, WAIT) {
-        Err(KafkaError::OffsetOutOfRange { .. }) => return Ok(HashSet::new()),
-        batch => batch?,
-    };
-    let codec = &run.shared.recorder.codecs().deliveries;
-    Ok(batch
-        .iter()
-        .filter_map(|record| codec.decode(record.payload?).ok())
-        .filter(|delivery| delivery.result.is_final())
-        .filter_map(|delivery| {
-            let lane = run.lane_of(&delivery.tenant, &delivery.destination)?;
-            Some((lane, delivery.offset))
-        })
-        .collect())
 }
 
 /// The second reader: lets destinations that fell behind read by themselves, one after the other.

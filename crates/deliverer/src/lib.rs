@@ -41,7 +41,7 @@ use std::{
 
 use breaker::BreakerSettings;
 use chatpulse_kafka::{
-    Delivery, GroupConfig, KafkaConfig, KafkaError, Publisher, PublisherSettings, Topics,
+    Admin, Delivery, GroupConfig, KafkaConfig, KafkaError, Publisher, PublisherSettings, Topics,
     run_group, supervise,
 };
 use chatpulse_model::{
@@ -128,9 +128,18 @@ pub async fn run(
                 .collect(),
             patience: PATIENCE,
         };
+        let partitions = Admin::new(&config.kafka)?
+            .partition_count(&config.topics.deliveries)
+            .await?
+            .ok_or_else(|| KafkaError::UnknownTopic {
+                topic: config.topics.deliveries.to_string(),
+            })?;
         let states = {
             let run = Arc::clone(&run);
-            tokio::task::spawn_blocking(move || run.load_states())
+            tokio::task::spawn_blocking(move || {
+                run.load_recorded(partitions)?;
+                run.load_states()
+            })
         };
         let reader = match states.await {
             Ok(Ok(reader)) => reader,

@@ -62,12 +62,13 @@ impl Recorder {
             payload,
             timestamp_ms: None,
         };
-        // The attempt first: a crash between the two repeats the turn, and makes no second chain of turns.
-        let written = self.write(&self.topics.deliveries, record).await
-            && match waiting {
-                Some(waiting) => self.wait(waiting).await,
-                None => true,
-            };
+        // The next turn first: where the record of a turn is in the log, what follows from it is too, and
+        // whoever starts next need not repeat it.
+        let is_scheduled = match waiting {
+            Some(waiting) => self.wait(waiting).await,
+            None => true,
+        };
+        let written = is_scheduled && self.write(&self.topics.deliveries, record).await;
         if written {
             self.metrics.turn(delivery.result, delivery.failure);
         }

@@ -1,8 +1,12 @@
 //! What the partitions of one run of the group share: the lanes, by tenant and by name.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use chatpulse_kafka::{BatchLimit, PartitionReader, TopicPartition};
+use chatpulse_kafka::{Batch, BatchLimit, KafkaError, PartitionReader, TopicPartition};
 use chatpulse_model::{
     Event,
     avro::Codec,
@@ -30,7 +34,22 @@ pub(crate) struct Run {
     lanes: Vec<Arc<Lane>>,
     by_tenant: HashMap<Arc<str>, Vec<LaneId>>,
     by_name: HashMap<(Arc<str>, Arc<str>), LaneId>,
+    recorded: OnceLock<HashSet<RecordedTurn>>,
 }
+
+/// A turn that is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RecordedTurn {
+    pub(crate) lane: LaneId,
+    /// Of the event's raw record.
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) attempt: i32,
+}
+
+/// So many records of turns before the start are looked through: those that a predecessor may have had no
+/// time to note in its cursors and commits.
+const RECORDED: i64 = 10_000;
 
 /// How a log of states is read.
 const STATES: BatchLimit = BatchLimit {
@@ -73,6 +92,7 @@ impl Run {
             lanes,
             by_tenant,
             by_name,
+            recorded: OnceLock::new(),
         }
     }
 
@@ -119,6 +139,55 @@ impl Run {
             Some(error) => Err(error.into()),
             None => Ok(()),
         }
+    }
+
+    /// The turns recorded last in a partition of chat.deliveries, but for those that an operator asked for:
+    /// he may ask twice. Blocking.
+    pub(crate) fn recorded(
+        &self,
+        partition: i32,
+    ) -> Result<impl Iterator<Item = RecordedTurn>, PartitionError> {
+        let topic = TopicPartition::new(self.config.topics.deliveries.clone(), partition);
+        let mut reader = PartitionReader::new(&self.config.kafka, topic)?;
+        let ends = reader.watermarks()?;
+        let from = ends.low.max(ends.high - RECORDED);
+        let batch = match reader.read_range(from..ends.high, READ) {
+            Err(KafkaError::OffsetOutOfRange { .. }) => Batch::default(),
+            batch => batch?,
+        };
+        let codec = &self.shared.recorder.codecs().deliveries;
+        let turns: Vec<_> = batch
+            .iter()
+            .filter_map(|record| codec.decode(record.payload?).ok())
+            .filter(|delivery| !delivery.replayed)
+            .filter_map(|delivery| {
+                Some(RecordedTurn {
+                    lane: self.lane_of(&delivery.tenant, &delivery.destination)?,
+                    partition: delivery.partition,
+                    offset: delivery.offset,
+                    attempt: delivery.attempt,
+                })
+            })
+            .collect();
+        Ok(turns.into_iter())
+    }
+
+    /// The same for waiting deliveries, which are of all partitions. To be called once. Blocking.
+    pub(crate) fn load_recorded(&self, partitions: i32) -> Result<(), PartitionError> {
+        let mut turns = HashSet::new();
+        for partition in 0..partitions {
+            turns.extend(self.recorded(partition)?);
+        }
+        // Loaded twice it would be the same.
+        let _ = self.recorded.set(turns);
+        Ok(())
+    }
+
+    /// Whether a turn was recorded before this run began.
+    pub(crate) fn is_recorded(&self, turn: RecordedTurn) -> bool {
+        self.recorded
+            .get()
+            .is_some_and(|recorded| recorded.contains(&turn))
     }
 
     /// Reads what is remembered of destinations. Blocking.

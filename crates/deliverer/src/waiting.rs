@@ -26,7 +26,7 @@ use crate::{
     failure::{Ending, Failure},
     lane::{Lane, Refusal, Source, Ticket},
     progress::OpenOffsets,
-    run::Run,
+    run::{RecordedTurn, Run},
     turn::{Span, Turn},
 };
 
@@ -206,6 +206,16 @@ impl Waiting {
             let ending = Ending::Failed(Failure::new(FailureClass::Removed, detail));
             return self.end(turn, ending, (ticket, now));
         };
+        let recorded = RecordedTurn {
+            lane,
+            partition: turn.event.partition,
+            offset: turn.event.offset,
+            attempt: turn.attempts.saturating_add(1),
+        };
+        // A predecessor gave it this turn, and had no time to commit.
+        if !turn.replayed && self.run.is_recorded(recorded) {
+            return ticket.settle();
+        }
         match self.run.lane(lane).offer_retry(turn, ticket) {
             Ok(()) => {}
             // A turn without a request, so that a receiver that fails for ever ends its deliveries too.
