@@ -437,8 +437,10 @@ async fn sink(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
         let ready = async || Ok(store.ready().await?);
         patiently("ClickHouse", &stop, ready).await?;
         let watch = lag.run(&admin, &stop);
-        let sink = stages.clone().sink(metrics, stop.clone());
-        beside(sink, watch, &stop).await
+        let outcomes = stages.clone().sink(metrics.clone(), stop.clone());
+        let attempts = stages.clone().sink_deliveries(metrics, stop.clone());
+        let both = async { tokio::try_join!(outcomes, attempts).map(drop) };
+        beside(both, watch, &stop).await
     };
     let status = status::serve(router, listener, stop.clone());
     beside(work, status, &stop).await

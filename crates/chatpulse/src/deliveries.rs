@@ -16,10 +16,10 @@ use chatpulse_kafka::{
 use chatpulse_model::{
     DestinationKind, Outcome,
     avro::{Codec, Framing},
-    delivery::{DestinationState, Retry},
+    delivery::Retry,
 };
 use chatpulse_reports::Period;
-use chatpulse_store::{DeliveryFilter, DeliveryState};
+use chatpulse_store::{DeliveryCursor, DeliveryFilter, DeliveryState};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -203,7 +203,10 @@ async fn list(
     limit: u32,
     json: bool,
 ) -> anyhow::Result<()> {
-    let deliveries = stages.store().deliveries(filter, "", limit).await?;
+    let deliveries = stages
+        .store()
+        .deliveries(filter, &DeliveryCursor::default(), limit)
+        .await?;
     if json {
         output::result(&serde_json::to_string_pretty(&deliveries)?);
         return Ok(());
@@ -279,11 +282,11 @@ async fn replay(
         dry_run,
         ..Summary::default()
     };
-    let mut after = String::new();
+    let mut after = DeliveryCursor::default();
     loop {
         let page = store.deliveries(filter, &after, PAGE).await?;
         let Some(last) = page.last() else { break };
-        after.clone_from(&last.delivery_id);
+        after = last.cursor();
         summary.found += page.len() as u64;
         let mut wanted: BTreeMap<i32, HashMap<i64, Vec<DeliveryState>>> = BTreeMap::new();
         for state in page {
@@ -391,14 +394,7 @@ fn kind(name: &str) -> anyhow::Result<DestinationKind> {
 }
 
 async fn enable(stages: &Stages, destination: &Destination) -> anyhow::Result<()> {
-    let state = DestinationState {
-        tenant: destination.tenant.to_string(),
-        destination: destination.id.to_string(),
-        address: destination.receiver.address(),
-        failing_since: None,
-        disabled_at: None,
-        reason: None,
-    };
+    let state = destination.healthy();
     let record = Record {
         partition: Some(0),
         key: format!("{}/{}", state.tenant, state.destination).into_bytes(),

@@ -156,8 +156,10 @@ impl Local {
         );
         rest.spawn(stages.clone().sink(sink_metrics.clone(), stop_rest.clone()));
         let mut lag = vec![stages.enricher_lag()?, stages.sink_lag_watch()?];
-        // Without destinations there is nothing to deliver, and no history is owed to those that come.
-        if !stages.destinations()?.is_empty() {
+        // Two groups of consumers that have nothing to do would cost a third more than all others at rest.
+        if stages.has_deliveries().await? {
+            let attempts = stages.clone();
+            rest.spawn(attempts.sink_deliveries(sink_metrics.clone(), stop_rest.clone()));
             let metrics = chatpulse_deliverer::Metrics::new(&stages.registry)?;
             rest.spawn(stages.clone().deliver(metrics, stop_rest.clone()));
             lag.push(stages.deliverer_lag()?);

@@ -7,8 +7,16 @@ use chatpulse_deliverer::{
     breaker::BreakerSettings, destination::Destination, guard::Guard, schedule::Schedule,
 };
 use chatpulse_enricher::Checkpoints;
-use chatpulse_kafka::{Admin, KafkaConfig, KafkaError, PartitionLag, TopicSpec, Topics};
-use chatpulse_model::{Event, RawEvent, avro::Codec, fold::Horizon, source::Catalog};
+use chatpulse_kafka::{
+    Admin, KafkaConfig, KafkaError, PartitionLag, PartitionReader, TopicPartition, TopicSpec,
+    Topics,
+};
+use chatpulse_model::{
+    Event, RawEvent,
+    avro::{Codec, Framing},
+    fold::Horizon,
+    source::Catalog,
+};
 use chatpulse_producer::Tenants;
 use chatpulse_reports::{Access, AccessConfig, Reports, RollUpMetrics, StageLag, keep_rolled_up};
 use chatpulse_store::{Store, StoreConfig};
@@ -154,6 +162,19 @@ impl Stages {
             true => Ok(chatpulse_deliverer::destination::load(file)?),
             false => Ok(Vec::new()),
         }
+    }
+
+    /// Whether a deliverer has anything to do: a destination, or what is left of former ones.
+    pub(crate) async fn has_deliveries(&self) -> anyhow::Result<bool> {
+        if !self.destinations()?.is_empty() {
+            return Ok(true);
+        }
+        let said = TopicPartition::new(self.topics.destinations.clone(), 0);
+        let reader = (self.kafka("deliverer"), said);
+        let ends = tokio::task::spawn_blocking(move || {
+            PartitionReader::new(&reader.0, reader.1)?.watermarks()
+        });
+        Ok(ends.await??.high > 0)
     }
 
     /// Makes requests within the networks that the operator allows.
@@ -336,20 +357,31 @@ impl Stages {
             batch_rows: self.config.sink.batch_rows,
             batch_wait: self.config.sink.batch_wait,
         };
-        let deliveries = chatpulse_sink::DeliveriesConfig {
+        chatpulse_sink::run(config, metrics, stop)
+            .await
+            .context("sink")
+    }
+
+    /// chat.deliveries and chat.destinations → ClickHouse, until `stop`.
+    pub(crate) async fn sink_deliveries(
+        self,
+        metrics: chatpulse_sink::Metrics,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let config = chatpulse_sink::DeliveriesConfig {
             kafka: self.kafka("sink"),
             topics: self.topics.clone(),
             group: format!("{}chatpulse-sink-deliveries", self.config.kafka.prefix),
             store: self.store(),
             deliveries: Arc::clone(&self.wire.deliveries),
+            // What is ours alone is in no registry.
+            destinations: Arc::new(Codec::new(Framing::SingleObject)?),
             batch_rows: self.config.sink.batch_rows,
             batch_wait: self.config.sink.batch_wait,
         };
-        let attempts = chatpulse_sink::run_deliveries(deliveries, metrics.clone(), stop.clone());
-        let outcomes = chatpulse_sink::run(config, metrics, stop);
-        tokio::try_join!(outcomes, attempts)
-            .map(drop)
-            .context("sink")
+        chatpulse_sink::run_deliveries(config, metrics, stop)
+            .await
+            .context("sink of deliveries")
     }
 
     /// What reports are made of.

@@ -21,7 +21,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use chatpulse_model::{DestinationKind, EventType};
+use chatpulse_model::{DestinationKind, EventType, delivery::DestinationState};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use url::Url;
@@ -252,6 +252,22 @@ impl Destination {
     /// The stable id of the delivery of an event.
     pub fn delivery_id(&self, source: &str, event_id: &str) -> String {
         delivery_id((&self.tenant, &self.id), (source, event_id))
+    }
+
+    /// What is to be said of it while nothing is wrong.
+    pub fn healthy(&self) -> DestinationState {
+        let types = self.event_types.iter().flatten();
+        DestinationState {
+            tenant: self.tenant.to_string(),
+            destination: self.id.to_string(),
+            kind: self.receiver.kind(),
+            address: self.receiver.address(),
+            event_types: types.map(|one| one.as_str().to_owned()).collect(),
+            is_configured: true,
+            failing_since: None,
+            disabled_at: None,
+            reason: None,
+        }
     }
 
     /// Validates an entry. `read` gives the secret that a place holds.

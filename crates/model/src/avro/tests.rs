@@ -146,7 +146,10 @@ fn destinations() -> Vec<DestinationState> {
     vec![DestinationState {
         tenant: "acme".into(),
         destination: "crm".into(),
+        kind: DestinationKind::Webhook,
         address: "ab".into(),
+        event_types: vec!["lead.qualified".into()],
+        is_configured: true,
         failing_since: Some(1_700_000_000_000),
         disabled_at: None,
         reason: Some("gone".into()),

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use chatpulse_model::avro::{Codec, Framing};
 use chatpulse_model::{Delivery, DeliveryResult, DestinationKind, FailureClass};
-use chatpulse_store::DeliveryFilter;
+use chatpulse_store::{DeliveryCursor, DeliveryFilter};
 
 use crate::support::{START, World};
 
@@ -42,7 +42,7 @@ fn turn(number: i64, attempt: i32, failure: Option<FailureClass>) -> Delivery {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_attempt_counts_once_whatever_is_inserted_twice() {
     let world = World::new("deliveries").await;
-    world.make_delivery_tables().await;
+    world.make_delivery_topics().await;
     let codec = Codec::<Delivery>::new(Framing::SingleObject).unwrap();
     let mut turns = vec![
         // Delivered at once; delivered at the second turn; given up; still waiting.
@@ -75,8 +75,11 @@ async fn every_attempt_counts_once_whatever_is_inserted_twice() {
         ("SELECT sum(turns) FROM delivery_health", 12),
         ("SELECT sum(attempts) FROM delivery_health", 12),
         ("SELECT sum(delivered) FROM delivery_health", 2),
-        ("SELECT sum(failed_dns) FROM delivery_health", 7),
-        ("SELECT sum(failed_5xx) FROM delivery_health", 2),
+        ("SELECT sumMap(failures)['dns'] FROM delivery_health", 7),
+        (
+            "SELECT sumMap(failures)['http_5xx'] FROM delivery_health",
+            2,
+        ),
         ("SELECT sum(given_up) FROM delivery_health", 1),
         ("SELECT count() FROM delivery_states", 4),
         ("SELECT count() FROM delivery_states WHERE is_final", 3),
@@ -93,7 +96,7 @@ async fn every_attempt_counts_once_whatever_is_inserted_twice() {
     let list = async |result: &str| {
         world
             .store
-            .deliveries(&filter(result), "", 10)
+            .deliveries(&filter(result), &DeliveryCursor::default(), 10)
             .await
             .unwrap()
     };

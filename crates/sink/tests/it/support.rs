@@ -170,13 +170,7 @@ impl World {
     }
 
     /// The tables of deliveries.
-    pub(crate) async fn make_delivery_tables(&self) {
-        let sql = include_str!("../../../../schemas/clickhouse/0008_deliveries.sql")
-            .replace("{engine:ReplacingMergeTree}", "ReplacingMergeTree");
-        // Comments hold no semicolons at the ends of lines.
-        for statement in sql.split(";\n").filter(|part| !part.trim().is_empty()) {
-            self.execute(statement).await;
-        }
+    pub(crate) async fn make_delivery_topics(&self) {
         let one = NonZeroU32::MIN;
         let admin = Admin::new(&self.kafka).unwrap();
         let specs = self.topics.delivery_specs(one, one, 1);
@@ -196,6 +190,7 @@ impl World {
             group: format!("{}.{group}", self.name),
             store: self.store.clone(),
             deliveries: Arc::new(Codec::new(Framing::SingleObject).unwrap()),
+            destinations: Arc::new(Codec::new(Framing::SingleObject).unwrap()),
             batch_rows,
             batch_wait: Duration::from_millis(50),
         };

@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
-use chatpulse_model::{Actor, Event, EventType, ScoreKind};
-use chatpulse_store::{Column, Dictionary, Reader, StoreError, View, access_statements};
+use chatpulse_model::{Actor, Delivery, Event, EventType, ScoreKind};
+use chatpulse_store::{
+    Column, DestinationRow, Dictionary, Reader, Store, StoreError, View, access_statements,
+};
 use clickhouse::Row;
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
+use crate::deliveries::{deliver, destination, failed, turn};
 use crate::support::{
     DAY, HOUR, SECOND, START, Script, client, duplicate, event, execute, insert, rejected, store,
 };
@@ -148,12 +151,30 @@ async fn seeded() {
         let events = seed();
         let (late, rest) = events.split_last().unwrap();
         insert(&store, "seed", rest).await;
+        seed_deliveries(&store).await;
         store.roll_up(START + 30 * DAY).await.unwrap();
         // Restates a day.
         insert(&store, "late", std::slice::from_ref(late)).await;
         store.roll_up(START + 31 * DAY).await.unwrap();
     })
     .await;
+}
+
+/// One delivered at once, one that waits, and one of another tenant.
+async fn seed_deliveries(store: &Store) {
+    let of_bravo = Delivery {
+        tenant: "bravo".into(),
+        ..turn(3, 1, SECOND)
+    };
+    let turns = [turn(1, 1, SECOND), failed(2, 1, 2 * SECOND), of_bravo];
+    deliver(store, 0, &turns).await;
+    let crm = destination("crm");
+    let said = DestinationRow::new(0, &crm);
+    let of_bravo = DestinationRow {
+        tenant: "bravo",
+        ..said.clone()
+    };
+    store.insert_destinations(&[said, of_bravo]).await.unwrap();
 }
 
 fn seed() -> Vec<Event> {

@@ -4,6 +4,7 @@
 
 mod audit;
 mod bi;
+mod deliveries;
 mod health;
 mod hostile;
 mod insert;

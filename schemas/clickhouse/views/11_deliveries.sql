@@ -1,0 +1,51 @@
+-- Deliveries: what the tables of 0010_deliveries.sql come to.
+
+-- delivery_health: per tenant, destination, event type and minute of the turn.
+CREATE OR REPLACE VIEW delivery_health AS
+SELECT
+    d.tenant AS tenant,
+    d.destination AS destination,
+    d.event_type AS event_type,
+    toStartOfMinute(d.at) AS minute,
+    count() AS turns,
+    countIf(d.duration_ms IS NOT NULL) AS attempts,
+    countIf(d.result = 'delivered') AS delivered,
+    countIf(d.result = 'retrying') AS retrying,
+    countIf(d.result = 'given_up') AS given_up,
+    countIf(d.result = 'withheld') AS withheld,
+    countIf(d.duration_ms IS NOT NULL AND d.result != 'delivered') AS failed,
+    sumMapIf(map(toString(assumeNotNull(d.failure)), toUInt64(1)), d.failure IS NOT NULL) AS failures,
+    quantilesDDStateIf(0.01, 0.5, 0.95, 0.99)(assumeNotNull(d.duration_ms), d.result = 'delivered' AND d.duration_ms IS NOT NULL) AS request_latency,
+    quantilesDDStateIf(0.01, 0.5, 0.95, 0.99)(
+        toUnixTimestamp64Milli(d.at) + assumeNotNull(d.duration_ms) - toUnixTimestamp64Milli(d.received_at),
+        d.result = 'delivered' AND d.duration_ms IS NOT NULL AND NOT d.replayed AND d.at >= d.received_at) AS delivery_delay
+FROM deliveries AS d FINAL
+GROUP BY tenant, destination, event_type, minute
+COMMENT 'One row per tenant, destination, event type and minute in which turns began. Version 1';
+
+-- delivery_states: what became of each delivery so far. One that was delivered once stays delivered, whatever
+-- a repeated turn came to. An event that was accepted again long after is delivered again, under the same id.
+CREATE OR REPLACE VIEW delivery_states AS
+SELECT
+    d.tenant AS tenant,
+    d.destination AS destination,
+    d.delivery_id AS delivery_id,
+    d.received_at AS received_at,
+    any(d.kind) AS kind,
+    any(d.source) AS source,
+    any(d.event_type) AS event_type,
+    any(d.event_id) AS event_id,
+    any(d.partition) AS partition,
+    any(d.offset) AS offset,
+    min(d.at) AS first_at,
+    max(d.at) AS last_at,
+    countIf(d.duration_ms IS NOT NULL) AS attempts,
+    argMax((d.result, d.failure, d.detail, d.next_at), (d.at, d.log_offset)) AS last,
+    if(countIf(d.result = 'delivered') > 0, 'delivered', last.1) AS result,
+    result IN ('delivered', 'given_up', 'withheld') AS is_final,
+    if(result = 'delivered', NULL, last.2) AS failure,
+    if(result = 'delivered', NULL, last.3) AS detail,
+    if(result = 'retrying', last.4, NULL) AS next_at
+FROM deliveries AS d FINAL
+GROUP BY tenant, destination, delivery_id, received_at
+COMMENT 'One row per delivery: what became of it so far. Version 1';
