@@ -317,13 +317,16 @@ SELECT tenant FROM
     SELECT toString(tenant), 'health', (sum(received), sum(accepted), sum(duplicate), sum(rejected), sum(late))
     FROM event_health_day GROUP BY tenant
     UNION ALL
+    SELECT toString(tenant), 'health', (sum(received), sum(accepted), sum(duplicate), sum(rejected), sum(late))
+    FROM tenant_health GROUP BY tenant, unit
+    UNION ALL
     SELECT toString(tenant), 'rejections', (count(), 0, 0, 0, 0) FROM rejections GROUP BY tenant
     UNION ALL
     SELECT toString(tenant), 'rejections', (sum(rejected), 0, 0, 0, 0) FROM rejections_hour GROUP BY tenant
 )
 GROUP BY tenant
 HAVING uniqExactIf(n, of = 'health') > 1 OR uniqExactIf(n, of = 'rejections') > 1
-    OR countIf(of = 'health') NOT IN (0, 3) OR countIf(of = 'rejections') NOT IN (0, 2)
+    OR countIf(of = 'health') NOT IN (0, 6) OR countIf(of = 'rejections') NOT IN (0, 2)
 ORDER BY tenant";
 
 /// Tenants whose deliveries are not the same one by one, by hour and by day; of days of which nothing came

@@ -44,6 +44,7 @@ migrations! {
     6 "0006_rollups.sql",
     7 "0007_sight.sql",
     8 "0008_keys.sql",
+    9 "0009_overview.sql",
     10 "0010_deliveries.sql",
 }
 

@@ -99,6 +99,16 @@ impl Span {
         format!("{column} >= toDate({since}) AND {column} < toDate({until})")
     }
 
+    /// The condition for a table that keeps every unit, by its columns `unit` and `at`.
+    fn at(&self) -> String {
+        let unit = match self.unit {
+            Unit::Minute => "minute",
+            Unit::Hour => "hour",
+            Unit::Day => "day",
+        };
+        format!("unit = '{unit}' AND {}", self.on("at"))
+    }
+
     /// Delivery health by the unit: table, its column of time, and the condition for the window.
     fn health(&self) -> (&'static str, &'static str, String) {
         match self.unit {

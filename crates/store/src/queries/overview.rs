@@ -69,12 +69,12 @@ pub struct PipelinePoint {
 const MAX_TENANTS: u32 = 10_000;
 
 impl Store {
-    /// Outcomes per tenant, over all time, from the roll-up by day; the audit holds it against `events`.
+    /// Outcomes per tenant, over all time, from the roll-up; the audit holds it against `events`.
     pub async fn books(&self) -> Result<Vec<Books>, StoreError> {
         let query = self.client.query(
             "SELECT h.tenant AS tenant, sum(h.received) AS received, sum(h.accepted) AS accepted,
                     sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected
-             FROM event_health_day AS h GROUP BY tenant ORDER BY tenant",
+             FROM tenant_health AS h WHERE unit = 'day' GROUP BY tenant ORDER BY tenant",
         );
         self.within("counting outcomes", query.fetch_all()).await
     }
@@ -83,10 +83,10 @@ impl Store {
     /// most first.
     pub async fn tenants(&self, span: Span, baseline: Span) -> Result<Vec<TenantRow>, StoreError> {
         let part = |span: Span, counts: &str| {
-            let (table, column, inside) = span.health();
+            let inside = span.at();
             format!(
-                "SELECT tenant, {counts}, toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_ms
-                 FROM {table} WHERE {inside} GROUP BY tenant"
+                "SELECT tenant, {counts}, toInt64(toUnixTimestamp(max(at))) * 1000 AS last_ms
+                 FROM tenant_health WHERE {inside} GROUP BY tenant"
             )
         };
         let now = part(
@@ -114,15 +114,15 @@ impl Store {
 
     /// All tenants together over time; units in which nothing came have no point.
     pub async fn pipeline_series(&self, span: Span) -> Result<Vec<PipelinePoint>, StoreError> {
-        let (table, column, inside) = span.health();
+        let inside = span.at();
         let sql = format!(
-            "WITH toInt64(toUnixTimestamp({column})) * 1000 AS at
-             SELECT at AS at_ms, sum(h.received) AS received, sum(h.accepted) AS accepted,
+            "SELECT toInt64(toUnixTimestamp(h.at)) * 1000 AS at_ms,
+                    sum(h.received) AS received, sum(h.accepted) AS accepted,
                     sum(h.duplicate) AS duplicate, sum(h.rejected) AS rejected,
                     {LATENCIES}
-             FROM {table} AS h
+             FROM pipeline_health AS h
              WHERE {inside}
-             GROUP BY at ORDER BY at"
+             GROUP BY h.at ORDER BY at_ms"
         );
         let query = brief(self.client.query(&sql));
         self.within("reading the pipeline over time", query.fetch_all())

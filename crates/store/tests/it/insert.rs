@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Every view that fills a table, those that read what another fills last.
-const FILLS: [&str; 9] = [
+const FILLS: [&str; 12] = [
     "conversation_facts_fill",
     "event_health_fill",
     "rejections_fill",
@@ -19,6 +19,9 @@ const FILLS: [&str; 9] = [
     "event_health_hour_fill",
     "event_health_day_fill",
     "rejections_hour_fill",
+    "event_keys_fill",
+    "pipeline_health_fill",
+    "tenant_health_fill",
 ];
 
 /// Outcomes of every kind at the offsets from `first`, over two months of receipt.
@@ -54,6 +57,12 @@ async fn state(client: &Client) -> Vec<u64> {
         "SELECT count() FROM events",
         "SELECT sum(sipHash64(partition, offset, event_id)) FROM events",
         "SELECT sum(received) FROM event_health",
+        "SELECT sum(events) FROM event_keys",
+        "SELECT sum(received) FROM pipeline_health WHERE unit = 'minute'",
+        "SELECT sum(rejected) FROM pipeline_health WHERE unit = 'day'",
+        "SELECT toUInt64(quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(receive_latency)[1]) FROM pipeline_health WHERE unit = 'hour'",
+        "SELECT sum(accepted) FROM tenant_health WHERE unit = 'hour'",
+        "SELECT sum(duplicate) FROM tenant_health WHERE unit = 'day'",
         "SELECT sum(accepted) FROM event_health",
         "SELECT sum(duplicate) FROM event_health",
         "SELECT sum(rejected) FROM event_health",
