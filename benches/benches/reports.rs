@@ -6,8 +6,9 @@
 //! ```
 //!
 //! `cargo bench -p chatpulse-benches --bench reports -- --events 100000000 --tenants 1000 --data-dir DIR`.
-//! The events lie in the 30 days before now, ten to a conversation; a tenth of the tenants has almost
-//! half of them. The folder is made and removed. Needs about 100 bytes of disk for an event.
+//! The events lie in the 30 days before the first run, ten to a conversation; a tenth of the tenants has
+//! almost half of them. The clock of the reports stands at their end. The folder is made and removed;
+//! `--keep FOLDER` takes up what an earlier run left in it. Needs about 100 bytes of disk for an event.
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +43,8 @@ const BENCH: Load = Load {
 /// Events of one statement.
 const CHUNK: u64 = 1_000_000;
 const WINDOWS: [&str; 4] = ["1h", "24h", "7d", "30d"];
+/// Time that the events cover; milliseconds.
+const SPAN_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 const LIMIT: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
@@ -78,7 +81,8 @@ SELECT n % 8, intDiv(n, 8),
     if(step = 9, 4, NULL), NULL, NULL, map(), received + toIntervalMillisecond(400)
 FROM numbers({from}, {count})
 SETTINGS insert_deduplicate = 0, optimize_on_insert = 0, max_insert_block_size = 200000,
-         min_insert_block_size_rows = 200000, min_insert_block_size_bytes = 0";
+         min_insert_block_size_rows = 200000, min_insert_block_size_bytes = 0,
+         parallel_view_processing = 1, max_insert_threads = 3";
 
 /// Answers of one kind.
 #[derive(Default)]
@@ -92,6 +96,8 @@ struct Bench {
     reports: Reports,
     store: Store,
     client: Client,
+    /// Where the events end, and the clock stands; milliseconds.
+    end_ms: i64,
     answers: BTreeMap<&'static str, Answers>,
 }
 
@@ -112,12 +118,15 @@ fn main() -> Result<()> {
             *value = given.parse()?;
         }
     }
+    let runtime = tokio::runtime::Runtime::new()?;
+    if let Some(folder) = option("--keep") {
+        return runtime.block_on(run(&load, PathBuf::from(folder)));
+    }
     let parent = option("--data-dir").map_or_else(std::env::temp_dir, PathBuf::from);
     // Removed with all that is in it, also after an error.
     let folder = tempfile::Builder::new()
         .prefix("chatpulse-reports-")
         .tempdir_in(parent)?;
-    let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(run(&load, folder.path().to_owned()))
 }
 
@@ -145,6 +154,7 @@ async fn run(load: &Load, data_dir: PathBuf) -> Result<()> {
         reports: Reports::new(store.clone(), Catalog::builtin()),
         store,
         client,
+        end_ms: Timestamp::now().as_millisecond(),
         answers: BTreeMap::new(),
     };
     let measured = bench.measure(load).await;
@@ -156,7 +166,7 @@ impl Bench {
     async fn measure(&mut self, load: &Load) -> Result<()> {
         self.fill(load).await?;
         let started = Instant::now();
-        let first = self.store.roll_up(now()).await?;
+        let first = self.store.roll_up(self.end_ms).await?;
         say(
             "first roll-up",
             format_args!("{:.1?} {first:?}", started.elapsed()),
@@ -178,23 +188,23 @@ impl Bench {
         self.insert(load, load.events - new.min(load.events)..load.events)
             .await?;
         let started = Instant::now();
-        let next = self.store.roll_up(now()).await?;
+        let next = self.store.roll_up(self.end_ms).await?;
         say(
             "roll-up after a minute's events",
             format_args!("{new} events: {:.1?} {next:?}", started.elapsed()),
         )?;
         let started = Instant::now();
-        self.store.roll_up(now()).await?;
+        self.store.roll_up(self.end_ms).await?;
         say(
             "the next roll-up",
             format_args!("{:.1?}", started.elapsed()),
         )?;
 
         self.answers.clear();
-        let store = self.store.clone();
+        let (store, end_ms) = (self.store.clone(), self.end_ms);
         let rolling = tokio::spawn(async move {
             loop {
-                if let Err(error) = store.roll_up(now()).await {
+                if let Err(error) = store.roll_up(end_ms).await {
                     return error;
                 }
             }
@@ -208,14 +218,22 @@ impl Bench {
         self.print("while the roll-up runs without a pause")
     }
 
-    async fn fill(&self, load: &Load) -> Result<()> {
+    async fn fill(&mut self, load: &Load) -> Result<()> {
+        let (mut next, first_ms): (u64, i64) = self
+            .client
+            .query("SELECT count(), toUnixTimestamp64Milli(min(occurred_at)) FROM events")
+            .fetch_one()
+            .await?;
+        if next > 0 {
+            self.end_ms = first_ms + SPAN_MS;
+        }
         let started = Instant::now();
-        let mut next = 0;
+        let there = next;
         while next < load.events {
             let end = (next + CHUNK).min(load.events);
             self.insert(load, next..end).await?;
             next = end;
-            let rate = next as f64 / started.elapsed().as_secs_f64();
+            let rate = (next - there) as f64 / started.elapsed().as_secs_f64();
             say("events", format_args!("{next} ({rate:.0}/s)"))?;
         }
         let tables: Vec<(String, u64, u64)> = self
@@ -233,11 +251,10 @@ impl Bench {
     }
 
     async fn insert(&self, load: &Load, events: std::ops::Range<u64>) -> Result<()> {
-        const SPAN: i64 = 30 * 24 * 60 * 60 * 1000;
         let sql = [
             ("{tenants}", load.tenants.to_string()),
-            ("{start}", (now() - SPAN).to_string()),
-            ("{span}", SPAN.to_string()),
+            ("{start}", (self.end_ms - SPAN_MS).to_string()),
+            ("{span}", SPAN_MS.to_string()),
             ("{conversations}", load.events.div_ceil(10).to_string()),
             ("{from}", events.start.to_string()),
             ("{count}", (events.end - events.start).to_string()),
@@ -270,7 +287,7 @@ impl Bench {
     }
 
     async fn ask(&mut self, tenant: &str, window: &str) -> Result<()> {
-        let period = Period::before(Timestamp::now(), window)?;
+        let period = Period::before(Timestamp::from_millisecond(self.end_ms)?, window)?;
         let (reports, store) = (self.reports.clone(), self.store.clone());
         let (health, cohorts) = (period.delivery(), period.cohorts());
         macro_rules! time {
@@ -364,10 +381,6 @@ fn percentile<T: Ord + Copy + Default>(values: &mut [T], p: f64) -> T {
         .get(at.saturating_sub(1))
         .copied()
         .unwrap_or_default()
-}
-
-fn now() -> i64 {
-    Timestamp::now().as_millisecond()
 }
 
 fn say(what: &str, figure: impl Display) -> Result<()> {
