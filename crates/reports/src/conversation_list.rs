@@ -102,8 +102,8 @@ impl From<ConversationRow> for Conversation {
 }
 
 impl Reports {
-    /// Conversations of the tenant that started in the period, newest first, after a place in that
-    /// list, at most so many.
+    /// Conversations of the tenant that started in the period, as of the last roll-up, newest first,
+    /// after a place in that list, at most so many.
     pub async fn conversation_list(
         &self,
         tenant: &str,

@@ -212,16 +212,18 @@ impl Reports {
         period: Period,
     ) -> Result<Conversations, StoreError> {
         let (store, span) = (&self.store, period.cohorts());
-        let (definitions, state, by_source, by_time, by_widget, by_language, restated) = tokio::try_join!(
+        let (definitions, state, mut figures, restated) = tokio::try_join!(
             store.metric_definitions(),
             store.cohort_state(tenant, span),
-            store.figures(tenant, span, Breakdown::Source),
-            store.figures(tenant, span, Breakdown::Time),
-            store.figures(tenant, span, Breakdown::Widget),
-            store.figures(tenant, span, Breakdown::Language),
+            store.figures(tenant, span, &Breakdown::ALL),
             store.restatements(tenant, span.window, (0, RESTATEMENTS)),
         )?;
-        let (sources, metrics) = metrics(definitions, &by_source);
+        let mut by = |breakdown| -> Vec<Figure> {
+            figures
+                .extract_if(.., |figure| figure.breakdown == breakdown)
+                .collect()
+        };
+        let (sources, metrics) = metrics(definitions, &by(Breakdown::Source));
         Ok(Conversations {
             tenant: tenant.to_owned(),
             window: span.window.into(),
@@ -229,7 +231,7 @@ impl Reports {
             state: state.into(),
             sources,
             metrics,
-            by_time: grouped(&by_time, |figure| figure.at_ms)
+            by_time: grouped(&by(Breakdown::Time), |figure| figure.at_ms)
                 .into_iter()
                 .map(|(at_ms, provisional, metrics)| TimeGroup {
                     at: timestamp(at_ms),
@@ -237,8 +239,8 @@ impl Reports {
                     metrics,
                 })
                 .collect(),
-            by_widget: groups(&by_widget),
-            by_language: groups(&by_language),
+            by_widget: groups(&by(Breakdown::Widget)),
+            by_language: groups(&by(Breakdown::Language)),
             restatements: restated.into_iter().map(Restatement::from).collect(),
         })
     }
@@ -304,14 +306,14 @@ impl Reports {
     ) -> Result<MetricGroups, StoreError> {
         let (store, span) = (&self.store, period.cohorts());
         let breakdown = match by {
-            MetricsBy::Overall | MetricsBy::Source => Breakdown::Source,
-            MetricsBy::Time => Breakdown::Time,
-            MetricsBy::Widget => Breakdown::Widget,
-            MetricsBy::Language => Breakdown::Language,
+            MetricsBy::Overall | MetricsBy::Source => [Breakdown::Source],
+            MetricsBy::Time => [Breakdown::Time],
+            MetricsBy::Widget => [Breakdown::Widget],
+            MetricsBy::Language => [Breakdown::Language],
         };
         let (state, figures) = tokio::try_join!(
             store.cohort_state(tenant, span),
-            store.figures(tenant, span, breakdown),
+            store.figures(tenant, span, &breakdown),
         )?;
         let keyed = |(key, provisional, metrics)| KeyedGroup {
             key,
@@ -480,6 +482,7 @@ fn value(figure: &Figure) -> Option<Value> {
 impl From<RestatedRow> for Restatement {
     fn from(row: RestatedRow) -> Restatement {
         let figure = |n, numerator: Option<i64>, denominator: Option<i64>, median_ms| Figure {
+            breakdown: Breakdown::Source,
             source: None,
             at_ms: None,
             value: None,
@@ -531,6 +534,7 @@ mod tests {
 
     fn figure(source: Option<&str>, metric: &str, kind: &str) -> Figure {
         Figure {
+            breakdown: Breakdown::Source,
             source: source.map(str::to_owned),
             at_ms: None,
             value: None,

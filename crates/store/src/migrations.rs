@@ -46,6 +46,7 @@ migrations! {
     8 "0008_keys.sql",
     9 "0009_overview.sql",
     10 "0010_deliveries.sql",
+    11 "0011_conversation_lists.sql",
 }
 
 impl Migration {

@@ -4,6 +4,7 @@
 //! conversation_starts ─ touched since the last run ─┐
 //! conversation_rollup ─ time alone changes it ──────┴─► rollup_work, cut into chunks
 //!     │ chunk of hours: conversation_metrics_as_of of the conversations that start in them
+//!     ├──► conversation_lists: each of them, judged
 //!     ▼
 //! conversation_rollup (hour) ── hours of a day merged ──► conversation_rollup (day)
 //!                                     └─ differs from what had settled ─► restatements
@@ -45,6 +46,8 @@ const LOOK_BACK_MS: i64 = 10 * 60 * 1000;
 const CHUNK: u32 = 20_000;
 /// Widgets or languages of a cohort that are kept apart, the most frequent; the others are `(other)`.
 const MOST_VALUES: u32 = 50;
+/// Widgets and languages that the list of conversations names of one.
+const MOST_LABELS: u32 = 10;
 /// A day is over so long after its end: clocks differ, and events are under way.
 pub(crate) const SETTLING_MS: i64 = 5 * 60 * 1000;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -180,11 +183,11 @@ impl Run {
         )
     }
 
-    /// Hours of conversations, from the facts. A conversation is judged where one of its rows of
-    /// `conversation_starts` is in an hour of the chunk, and counts where its true start is.
+    /// Hours of conversations, from the facts.
     fn hours(&self, chunk: u32) -> String {
         let work = self.work("hour", chunk);
         let (as_of, read) = (time(self.as_of_ms), time(self.read_ms));
+        let started = started_in(&work);
         let label = |values: &str| {
             format!(
                 "substringUTF8(multiIf(empty({values}), '', length({values}) > 1, '(several)', {values}[1]), 1, 200)"
@@ -209,9 +212,7 @@ impl Run {
                         {widget} AS widget, {language} AS language,
                         arraySort(f -> f.1, groupArray((m.metric, m.kind, m.numerator, m.denominator, m.duration_ms))) AS figures
                  FROM conversation_metrics_as_of(as_of = {as_of}) AS m
-                 WHERE (m.tenant, m.source, m.conversation_id) IN (
-                           SELECT tenant, source, id FROM conversation_starts WHERE (tenant, source, hour) IN ({work}))
-                   AND (m.tenant, m.source, toStartOfHour(m.started_at)) IN ({work})
+                 WHERE {started}
                  GROUP BY tenant, source, conversation_id) AS c
              ARRAY JOIN [('', ''), ('widget', c.widget), ('language', c.language)] AS place
              GROUP BY tenant, source, at, dimension, label, metrics, kinds"
@@ -224,6 +225,31 @@ impl Run {
              FROM (SELECT *, arrayJoin(['', 'widget', 'language']) AS dimension FROM ({work})) AS w
              LEFT JOIN ({cohorts}) AS f
                  ON f.tenant = w.tenant AND f.source = w.source AND f.at = w.at AND f.dimension = w.dimension"
+        )
+    }
+
+    /// The conversations of those hours, one by one.
+    fn lists(&self, chunk: u32) -> String {
+        let work = self.work("hour", chunk);
+        let as_of = time(self.as_of_ms);
+        let started = started_in(&work);
+        format!(
+            "INSERT INTO conversation_lists
+             SELECT w.tenant, w.at, w.source, {as_of}, now64(6, 'UTC'), length(f.conversations), f.conversations
+             FROM ({work}) AS w
+             LEFT JOIN (
+                 SELECT m.tenant AS tenant, m.source AS source, toStartOfHour(m.started_at) AS at,
+                        groupArray((
+                            m.conversation_id, m.started_at, m.last_event_at, m.is_closed, m.outcome,
+                            m.visitor_messages, m.bot_messages, m.agent_messages, m.total_messages, m.reported_total,
+                            m.message_gap, m.first_handoff_request_at, m.first_human_join_at, m.first_response_any_ms,
+                            m.first_response_human_ms, m.time_to_human_ms, m.handle_time_ms, m.resolution_time_ms,
+                            m.goals, m.consent, arraySlice(arraySort(m.widgets), 1, {MOST_LABELS}),
+                            arraySlice(arraySort(m.languages), 1, {MOST_LABELS}))) AS conversations
+                 FROM conversations_as_of(as_of = {as_of}) AS m
+                 WHERE {started}
+                 GROUP BY tenant, source, at) AS f
+                 ON f.tenant = w.tenant AND f.source = w.source AND f.at = w.at"
         )
     }
 
@@ -429,6 +455,16 @@ impl Run {
     }
 }
 
+/// The condition for a conversation `m` to have started in an hour of `work`. It is judged where one of
+/// its rows of `conversation_starts` is in such an hour, and counts where its true start is.
+fn started_in(work: &str) -> String {
+    format!(
+        "(m.tenant, m.source, m.conversation_id) IN (
+             SELECT tenant, source, id FROM conversation_starts WHERE (tenant, source, hour) IN ({work}))
+         AND (m.tenant, m.source, toStartOfHour(m.started_at)) IN ({work})"
+    )
+}
+
 /// Rows of `conversation_rollup` from groups by label: at most 50 labels, the most frequent.
 fn cohorts(groups: &str) -> String {
     format!(
@@ -472,6 +508,8 @@ impl Store {
         let chunks;
         (done.hours, chunks) = self.work(&run, "hour", 1).await?;
         for chunk in 1..=chunks {
+            self.roll("listing conversations", &run.lists(chunk))
+                .await?;
             self.roll("rolling up hours", &run.hours(chunk)).await?;
         }
         self.roll("finding changed days", &run.find_days()).await?;

@@ -248,8 +248,8 @@ async fn conversation_metrics(
 
 /// Conversations
 ///
-/// The conversations that started in the window, newest first: facts, durations and outcome of each, no
-/// texts and nobody's name.
+/// The conversations that started in the window, newest first, as of the last roll-up: facts, durations
+/// and outcome of each, no texts and nobody's name.
 #[utoipa::path(
     get, path = "/v1/conversations", tag = "conversations",
     params(TenantParameter, WindowParameters, PageParameters),

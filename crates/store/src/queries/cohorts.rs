@@ -49,7 +49,8 @@ pub struct MetricRow {
 }
 
 /// How a report takes the conversations of a span apart. Each is a breakdown of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Breakdown {
     /// All together, and each source.
     Source,
@@ -63,9 +64,65 @@ pub enum Breakdown {
     Language,
 }
 
+impl Breakdown {
+    /// All of them.
+    pub const ALL: [Breakdown; 4] = [
+        Breakdown::Source,
+        Breakdown::Time,
+        Breakdown::Widget,
+        Breakdown::Language,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Breakdown::Source => "source",
+            Breakdown::Time => "time",
+            Breakdown::Widget => "widget",
+            Breakdown::Language => "language",
+        }
+    }
+
+    /// Of `conversation_rollup`.
+    fn dimension(self) -> &'static str {
+        match self {
+            Breakdown::Source | Breakdown::Time => "",
+            Breakdown::Widget => "widget",
+            Breakdown::Language => "language",
+        }
+    }
+
+    /// The groups that a row `r` which is not taken apart counts in: breakdown, name, time.
+    fn places(self) -> Option<&'static str> {
+        match self {
+            Breakdown::Source => {
+                Some("('source', '', toInt64(0)), ('source', r.source, toInt64(0))")
+            }
+            Breakdown::Time => Some("('time', '', toInt64(toUnixTimestamp(r.cohort)) * 1000)"),
+            Breakdown::Widget | Breakdown::Language => None,
+        }
+    }
+}
+
+impl From<Breakdown> for String {
+    fn from(breakdown: Breakdown) -> String {
+        breakdown.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Breakdown {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Breakdown, String> {
+        let found = Breakdown::ALL.into_iter().find(|one| one.name() == name);
+        found.ok_or_else(|| format!("there is no breakdown {name:?}"))
+    }
+}
+
 /// A metric of a group of conversations, by the cohort of their start.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 pub struct Figure {
+    /// How the conversations are taken apart.
+    pub breakdown: Breakdown,
     /// Source, in [`Breakdown::Source`]; none for all sources together.
     pub source: Option<String>,
     /// Start of the unit, in [`Breakdown::Time`].
@@ -180,42 +237,42 @@ impl Store {
     }
 
     /// Every metric of the conversations of the tenant that started in the span (hours or days), as of
-    /// the last roll-up.
+    /// the last roll-up, in each of the breakdowns.
     pub async fn figures(
         &self,
         tenant: &str,
         span: Span,
-        breakdown: Breakdown,
+        breakdowns: &[Breakdown],
     ) -> Result<Vec<Figure>, StoreError> {
-        let by_value = |dimension| (dimension, by_value(span, dimension), "value, metric, kind");
-        let (dimension, keys, groups) = match breakdown {
-            Breakdown::Source => (
-                "",
-                "toNullable(toString(r.source)) AS source, NULL AS at_ms, NULL AS value".to_owned(),
-                "GROUPING SETS ((source, metric, kind), (metric, kind))",
-            ),
-            Breakdown::Time => (
-                "",
-                "NULL AS source, toNullable(toInt64(toUnixTimestamp(r.cohort)) * 1000) AS at_ms, NULL AS value"
-                    .to_owned(),
-                "at_ms, metric, kind",
-            ),
-            Breakdown::Widget => by_value("widget"),
-            Breakdown::Language => by_value("language"),
-        };
-        let rows = cohorts(span, dimension);
-        let unit_ms = span.unit.ms();
-        let until_ms = span.window.until_ms;
-        // Of a unit of time its own end counts, else that of the window.
-        let until_ms = if breakdown == Breakdown::Time {
-            0
-        } else {
-            until_ms
-        };
+        let dimensions: Vec<String> = breakdowns
+            .iter()
+            .map(|breakdown| format!("'{}'", breakdown.dimension()))
+            .collect();
+        let dimensions = dimensions.join(", ");
+        let places: Vec<&str> = breakdowns
+            .iter()
+            .filter_map(|breakdown| breakdown.places())
+            .collect();
+        let rows = cohorts(span, &dimensions);
+        let (unit, inside) = (span.unit.cohorts(), span.on("cohort"));
+        let (unit_ms, until_ms) = (span.unit.ms(), span.window.until_ms);
+        let apart = MAX_GROUPS - 1;
+        // All questions in one: to plan it takes longer than to answer it.
         let sql = format!(
-            "WITH (SELECT toUnixTimestamp64Milli(as_of) FROM rollup_runs ORDER BY read_at DESC LIMIT 1) AS as_of_ms
-             SELECT CAST(source AS Nullable(String)) AS source, CAST(at_ms AS Nullable(Int64)) AS at_ms,
-                    CAST(value AS Nullable(String)) AS value, metric, kind,
+            "WITH
+                 (SELECT toUnixTimestamp64Milli(as_of) FROM rollup_runs ORDER BY read_at DESC LIMIT 1) AS as_of_ms,
+                 (SELECT groupArray((dimension, name)) FROM (
+                      SELECT toString(dimension) AS dimension, toString(figures.value) AS name,
+                             sum(figures.conversations) AS size
+                      FROM conversation_rollup FINAL ARRAY JOIN figures
+                      WHERE tenant = ? AND unit = '{unit}' AND dimension IN ({dimensions}) AND dimension != '' AND {inside}
+                        AND name != '(other)'
+                      GROUP BY dimension, name ORDER BY size DESC, name LIMIT {apart} BY dimension)) AS largest
+             SELECT breakdown,
+                    if(breakdown = 'source', nullIf(name, ''), NULL) AS source,
+                    if(breakdown = 'time', toNullable(at), NULL) AS at_ms,
+                    if(breakdown IN ('widget', 'language'), toNullable(name), NULL) AS value,
+                    metric, kind,
                     toBool(observed > 0) AS observable,
                     if(kind = 'duration', durations, observed) AS n,
                     if(kind = 'duration', NULL, numerator) AS numerator,
@@ -226,22 +283,23 @@ impl Store {
                     if(durations > 0, quantiles[3], NULL) AS p95_ms,
                     toBool(ifNull(changing, 1)) AS provisional
              FROM (
-                 SELECT {keys}, toString(r.f.1) AS metric, toString(r.f.2) AS kind,
+                 SELECT place.1 AS breakdown, place.2 AS name, place.3 AS at,
+                        toString(r.f.1) AS metric, toString(r.f.2) AS kind,
                         sum(r.f.3) AS observed, sum(r.f.4) AS numerator, sum(r.f.5) AS denominator,
                         sum(length(r.f.6)) AS durations,
                         quantilesExactInclusiveArray(0.5, 0.9, 0.95)(r.f.6) AS quantiles,
+                        -- Of a unit of time its own end counts, else that of the window.
                         max(r.open > 0 OR (metric = 'reopen_rate' AND r.reopen_settles_at IS NOT NULL)
-                            OR greatest(toInt64(toUnixTimestamp(r.cohort)) * 1000 + {unit_ms}, {until_ms}) + {SETTLING_MS}
-                               > as_of_ms) AS changing
+                            OR greatest(toInt64(toUnixTimestamp(r.cohort)) * 1000 + {unit_ms},
+                                        if(breakdown = 'time', 0, {until_ms})) + {SETTLING_MS} > as_of_ms) AS changing
                  FROM ({rows}) AS r
-                 GROUP BY {groups})",
+                 ARRAY JOIN if(r.dimension = '', [{places}], [(r.dimension,
+                     if(has(largest, (r.dimension, r.name)), r.name, '(other)'), toInt64(0))]) AS place
+                 GROUP BY breakdown, name, at, metric, kind)
+             ORDER BY breakdown, source NULLS FIRST, at_ms, value, metric",
+            places = places.join(", "),
         );
-        let sql =
-            format!("SELECT * FROM ({sql}) ORDER BY source NULLS FIRST, at_ms, value, metric");
-        let mut query = brief(self.client.query(&sql).bind(tenant));
-        if matches!(breakdown, Breakdown::Widget | Breakdown::Language) {
-            query = query.bind(tenant);
-        }
+        let query = brief(self.client.query(&sql).bind(tenant).bind(tenant));
         self.within("reading metrics", query.fetch_all()).await
     }
 
@@ -295,32 +353,17 @@ impl Store {
     }
 }
 
-/// The columns of a figure by widget or language: the largest groups, and `(other)` for the rest, so
-/// that together they are all. Of a tenant, to be bound.
-fn by_value(span: Span, dimension: &str) -> String {
-    let (unit, inside) = (span.unit.cohorts(), span.on("cohort"));
-    let apart = MAX_GROUPS - 1;
-    format!(
-        "NULL AS source, NULL AS at_ms,
-         toNullable(if(has((
-             SELECT groupArray(name) FROM (
-                 SELECT toString(figures.value) AS name, sum(figures.conversations) AS size
-                 FROM conversation_rollup FINAL ARRAY JOIN figures
-                 WHERE tenant = ? AND unit = '{unit}' AND dimension = '{dimension}' AND {inside}
-                   AND name != '(other)'
-                 GROUP BY name ORDER BY size DESC, name LIMIT {apart})), r.name), r.name, '(other)')) AS value"
-    )
-}
-
 /// Rows of `conversation_rollup` of a tenant (to be bound) in a span, one per figure: `f` is metric,
-/// kind, observed, numerator, denominator and durations, `name` the group that it is of.
-pub(super) fn cohorts(span: Span, dimension: &str) -> String {
+/// kind, observed, numerator, denominator and durations, `name` the group that it is of. Dimensions as
+/// a list in SQL.
+pub(super) fn cohorts(span: Span, dimensions: &str) -> String {
     let (unit, inside) = (span.unit.cohorts(), span.on("cohort"));
     format!(
-        "SELECT source, cohort, open, reopen_settles_at, toString(g.value) AS name, f
+        "SELECT toString(dimension) AS dimension, toString(source) AS source, cohort, open, reopen_settles_at,
+                toString(g.value) AS name, f
          FROM conversation_rollup FINAL
          ARRAY JOIN figures AS g
          ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f
-         WHERE tenant = ? AND unit = '{unit}' AND dimension = '{dimension}' AND {inside}"
+         WHERE tenant = ? AND unit = '{unit}' AND dimension IN ({dimensions}) AND {inside}"
     )
 }

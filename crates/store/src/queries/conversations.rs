@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, Unit, Window};
+use super::{Span, Unit, Window, brief};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -71,7 +71,8 @@ pub struct ConversationCursor {
 }
 
 impl Store {
-    /// Conversations of the tenant that started in the window, newest first, after `cursor`.
+    /// Conversations of the tenant that started in the window, newest first, after `cursor`, as of the
+    /// last roll-up.
     pub async fn conversations(
         &self,
         tenant: &str,
@@ -79,64 +80,66 @@ impl Store {
         (cursor, limit): (Option<&ConversationCursor>, u32),
     ) -> Result<Vec<ConversationRow>, StoreError> {
         let after = if cursor.is_some() {
-            "AND (toUnixTimestamp64Milli(started_at), source, conversation_id) < (toInt64(?), ?, ?)"
+            "AND (started_ms, l.source, c.conversation_id) < (toInt64(?), ?, ?)"
         } else {
             ""
         };
-        // The page is chosen by three narrow columns of those that may start in the window; only its
-        // conversations are judged.
-        let may_start = Span {
-            window,
+        let Window { since_ms, until_ms } = window;
+        let until_ms = cursor.map_or(until_ms, |cursor| until_ms.min(cursor.started_ms + 1));
+        let left = Span {
+            window: Window { since_ms, until_ms },
             unit: Unit::Hour,
-        }
-        .whole()
-        .on("hour");
+        };
+        let hours = left.whole().on("hour");
+        // Only as many hours are read as the page needs: whole ones are counted by their size, until
+        // there are enough.
+        let whole = format!(
+            "toUnixTimestamp(hour) * 1000 + {} <= {until_ms}",
+            Unit::Hour.ms()
+        );
         let sql = format!(
-            "WITH page AS (
-                 SELECT tenant, source, conversation_id FROM (
-                     SELECT f.tenant AS tenant, f.source AS source,
-                            f.conversation_id AS conversation_id, min(f.started_at) AS started_at
-                     FROM conversation_facts AS f
-                     WHERE f.tenant = ? AND (f.tenant, f.source, f.conversation_id) IN (
-                         SELECT tenant, source, id FROM conversation_starts WHERE tenant = ? AND {may_start})
-                     GROUP BY tenant, source, conversation_id)
-                 WHERE started_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                   AND started_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC') {after}
-                 ORDER BY toUnixTimestamp64Milli(started_at) DESC, source DESC, conversation_id DESC
-                 LIMIT ?)
-             SELECT toString(c.source) AS source, c.conversation_id AS conversation_id,
+            "WITH (
+                 SELECT min(hour) FROM (
+                     SELECT hour, size, sum(size) OVER (ORDER BY hour DESC) - size AS newer
+                     FROM (
+                         SELECT hour, sumIf(size, {whole}) AS size
+                         FROM conversation_lists FINAL WHERE tenant = ? AND {hours} GROUP BY hour))
+                 WHERE newer < ?) AS first_hour
+             SELECT toString(l.source) AS source, c.conversation_id AS conversation_id,
                     toUnixTimestamp64Milli(c.started_at) AS started_ms,
                     toUnixTimestamp64Milli(c.last_event_at) AS last_event_ms,
-                    toBool(c.is_closed) AS is_closed,
+                    c.is_closed AS is_closed,
                     CAST(c.outcome AS Nullable(String)) AS outcome,
-                    CAST(c.visitor_messages AS Nullable(UInt64)) AS visitor_messages,
-                    CAST(c.bot_messages AS Nullable(UInt64)) AS bot_messages,
-                    CAST(c.agent_messages AS Nullable(UInt64)) AS agent_messages,
-                    CAST(c.total_messages AS Nullable(UInt64)) AS total_messages,
-                    CAST(c.reported_total AS Nullable(Int64)) AS reported_total,
-                    CAST(c.message_gap AS Nullable(Int64)) AS message_gap,
-                    toUnixTimestamp64Milli(c.first_handoff_request_at) AS handoff_requested_ms,
-                    toUnixTimestamp64Milli(c.first_human_join_at) AS human_joined_ms,
-                    CAST(c.first_response_any_ms AS Nullable(Int64)) AS first_response_any_ms,
-                    CAST(c.first_response_human_ms AS Nullable(Int64)) AS first_response_human_ms,
-                    CAST(c.time_to_human_ms AS Nullable(Int64)) AS time_to_human_ms,
-                    CAST(c.handle_time_ms AS Nullable(Int64)) AS handle_time_ms,
-                    CAST(c.resolution_time_ms AS Nullable(Int64)) AS resolution_time_ms,
+                    c.visitor_messages AS visitor_messages,
+                    c.bot_messages AS bot_messages,
+                    c.agent_messages AS agent_messages,
+                    c.total_messages AS total_messages,
+                    c.reported_total AS reported_total,
+                    c.message_gap AS message_gap,
+                    toUnixTimestamp64Milli(c.handoff_requested_at) AS handoff_requested_ms,
+                    toUnixTimestamp64Milli(c.human_joined_at) AS human_joined_ms,
+                    c.first_response_any_ms AS first_response_any_ms,
+                    c.first_response_human_ms AS first_response_human_ms,
+                    c.time_to_human_ms AS time_to_human_ms,
+                    c.handle_time_ms AS handle_time_ms,
+                    c.resolution_time_ms AS resolution_time_ms,
                     c.goals AS goals,
                     CAST(c.consent AS Nullable(String)) AS consent,
-                    arraySlice(arraySort(c.widgets), 1, 10) AS widgets,
-                    arraySlice(arraySort(c.languages), 1, 10) AS languages
-             FROM conversations AS c
-             WHERE (c.tenant, c.source, c.conversation_id) IN (SELECT tenant, source, conversation_id FROM page)
-             ORDER BY started_ms DESC, source DESC, conversation_id DESC"
+                    c.widgets AS widgets,
+                    c.languages AS languages
+             FROM (SELECT * FROM conversation_lists FINAL WHERE tenant = ? AND {hours} AND hour >= first_hour) AS l
+             ARRAY JOIN l.conversations AS c
+             WHERE started_ms >= {since_ms} AND started_ms < {until_ms} {after}
+             ORDER BY started_ms DESC, source DESC, conversation_id DESC
+             LIMIT ?"
         );
-        let mut query = self
-            .client
-            .query(&sql)
-            .bind(tenant)
-            .bind(tenant)
-            .bind(window.since_ms)
-            .bind(window.until_ms);
+        let mut query = brief(
+            self.client
+                .query(&sql)
+                .bind(tenant)
+                .bind(limit)
+                .bind(tenant),
+        );
         if let Some(cursor) = cursor {
             query = query
                 .bind(cursor.started_ms)

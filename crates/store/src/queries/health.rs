@@ -303,7 +303,7 @@ impl Store {
             sum("messages_missing", "3"),
             sum("conversations_with_gap", "4"),
             sum("messages_missing", "4"),
-            cohorts(span, ""),
+            cohorts(span, "''"),
         );
         let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading message gaps", query.fetch_all()).await

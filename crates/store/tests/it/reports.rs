@@ -55,7 +55,7 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
     store.roll_up(START + DAY).await.unwrap();
 
     let by_source = store
-        .figures("acme", SPAN, Breakdown::Source)
+        .figures("acme", SPAN, &[Breakdown::Source])
         .await
         .unwrap();
     assert_eq!(
@@ -77,7 +77,10 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
         .unwrap();
     assert_eq!((response.n, response.median_ms), (2, Some(3_000.0)));
 
-    let by_time = store.figures("acme", SPAN, Breakdown::Time).await.unwrap();
+    let by_time = store
+        .figures("acme", SPAN, &[Breakdown::Time])
+        .await
+        .unwrap();
     let times: Vec<_> = by_time
         .iter()
         .filter(|f| f.metric == "conversations")
@@ -89,7 +92,7 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
     );
 
     let by_language = store
-        .figures("acme", SPAN, Breakdown::Language)
+        .figures("acme", SPAN, &[Breakdown::Language])
         .await
         .unwrap();
     assert_eq!(
@@ -102,7 +105,7 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
     );
     assert!(
         store
-            .figures("bravo", SPAN, Breakdown::Source)
+            .figures("bravo", SPAN, &[Breakdown::Source])
             .await
             .unwrap()
             .is_empty()
@@ -114,6 +117,7 @@ async fn conversations_are_listed_newest_first_and_page_by_page_without_a_gap() 
     let store = store("report_conversations").await;
     sync_full("report_conversations").await;
     insert(&store, "all", &script()).await;
+    store.roll_up(START + 24 * HOUR).await.unwrap();
     let mut seen = Vec::new();
     let mut cursor: Option<ConversationCursor> = None;
     loop {

@@ -29,7 +29,7 @@ fn days() -> Span {
 
 async fn figures(store: &Store, unit: Unit, breakdown: Breakdown) -> Vec<Figure> {
     store
-        .figures("acme", Span { unit, ..days() }, breakdown)
+        .figures("acme", Span { unit, ..days() }, &[breakdown])
         .await
         .unwrap()
 }
@@ -111,6 +111,33 @@ async fn assert_equal(store: &Store, client: &Client, after: i64) {
         .await,
         "by day"
     );
+    assert_lists(client, START + after).await;
+}
+
+/// The lists of conversations are what the view says.
+async fn assert_lists(client: &Client, as_of: i64) {
+    let columns = |c: &str, handoff: &str, join: &str| {
+        format!(
+            "toString(({c}conversation_id, {c}started_at, {c}last_event_at, toBool({c}is_closed), toString({c}outcome),
+                       {c}visitor_messages, {c}bot_messages, {c}agent_messages, {c}total_messages, {c}reported_total,
+                       {c}message_gap, {c}{handoff}, {c}{join}, {c}first_response_any_ms, {c}first_response_human_ms,
+                       {c}time_to_human_ms, {c}handle_time_ms, {c}resolution_time_ms, {c}goals, toString({c}consent),
+                       arraySort({c}widgets), arraySort({c}languages)))"
+        )
+    };
+    let differing = format!(
+        "SELECT count() FROM (
+             SELECT tenant, source, hour, conversation, count() AS times FROM (
+                 SELECT tenant, source, toStartOfHour(started_at) AS hour, {judged} AS conversation
+                 FROM conversations_as_of(as_of = fromUnixTimestamp64Milli(toInt64({as_of}), 'UTC'))
+                 UNION ALL
+                 SELECT tenant, source, hour, {listed} AS conversation
+                 FROM conversation_lists FINAL ARRAY JOIN conversations AS c)
+             GROUP BY ALL HAVING times != 2)",
+        judged = columns("", "first_handoff_request_at", "first_human_join_at"),
+        listed = columns("c.", "handoff_requested_at", "human_joined_at"),
+    );
+    assert_eq!(number(client, &differing).await, 0, "{differing}");
 }
 
 #[tokio::test]
@@ -203,7 +230,7 @@ async fn a_late_first_event_moves_a_conversation_out_of_its_old_cohort() {
                 unit: Unit::Hour,
                 ..days()
             },
-            Breakdown::Time,
+            &[Breakdown::Time],
         )
         .await
         .unwrap();
@@ -303,7 +330,7 @@ async fn figures_are_provisional_until_their_day_is_over_and_nothing_is_open() {
     for after in [HOUR, 12 * HOUR + 6 * MINUTE, DAY, 7 * DAY, 7 * DAY + 1_000] {
         roll_up(&store, after).await;
         for breakdown in [Breakdown::Source, Breakdown::Time] {
-            let figures = store.figures("acme", span, breakdown).await.unwrap();
+            let figures = store.figures("acme", span, &[breakdown]).await.unwrap();
             let provisional = |metric: &str| {
                 figures
                     .iter()
