@@ -171,6 +171,10 @@ pub(crate) enum ReportCommand {
   chatpulse report tenant-health --tenant acme --since 24h
   chatpulse report tenant-health --tenant acme --since 7d --format html > health.html")]
     TenantHealth(ReportArgs),
+    /// Do a tenant's events reach its webhooks, GA4 and Meta? Deliveries per destination with a verdict.
+    #[command(after_help = "Example:
+  chatpulse report deliveries --tenant acme --since 24h")]
+    Deliveries(ReportArgs),
     /// What became of the conversations that started: outcomes, handoff, containment, times.
     #[command(after_help = "Example:
   chatpulse report conversations --tenant acme --since 30d --format json")]
@@ -569,6 +573,21 @@ async fn report(stages: &Stages, command: ReportCommand) -> anyhow::Result<()> {
                 ReportFormat::Json => serde_json::to_string_pretty(&report)?,
                 ReportFormat::Csv => report.to_csv()?,
                 ReportFormat::Html => report.to_html(),
+            }
+        }
+        ReportCommand::Deliveries(args) => {
+            let period = args.period()?;
+            let report = reports.deliveries(&args.tenant, period).await?;
+            if report.outgoing.destinations.is_empty() {
+                known_tenant(stages, &args.tenant)?;
+            }
+            match args.format {
+                ReportFormat::Md => report.to_markdown(),
+                ReportFormat::Json => serde_json::to_string_pretty(&report)?,
+                ReportFormat::Csv => report.to_csv()?,
+                ReportFormat::Html => {
+                    report.to_html(&reports.deliveries_series(&args.tenant, period).await?)
+                }
             }
         }
         ReportCommand::Conversations(args) => {

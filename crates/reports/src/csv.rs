@@ -3,6 +3,7 @@
 use csv::Writer;
 
 use crate::conversations::{Conversations, REOPEN_RATE, Value};
+use crate::deliveries::Deliveries;
 use crate::health::{Delivery, Percentiles, TenantHealth};
 use crate::matrix::Matrix;
 use crate::verdict::Judgement;
@@ -64,6 +65,91 @@ impl TenantHealth {
             row.extend(judged(judgement));
             row.extend(delivered(delivery));
             row.extend(losses);
+            out.write_record(row)?;
+        }
+        finish(out)
+    }
+}
+
+impl Deliveries {
+    /// One row per destination (its `event_type` is empty) and per event type of it.
+    ///
+    /// # Errors
+    /// None in practice: it writes to memory.
+    pub fn to_csv(&self) -> Result<String, csv::Error> {
+        let mut out = Writer::from_writer(Vec::new());
+        out.write_record([
+            "tenant",
+            "since",
+            "until",
+            "destination",
+            "kind",
+            "event_type",
+            "verdict",
+            "reason",
+            "threshold",
+            "expected",
+            "turns",
+            "attempts",
+            "delivered",
+            "failed",
+            "retrying",
+            "given_up",
+            "withheld",
+            "pending",
+            "oldest_pending",
+            "failures",
+            "request_p50_ms",
+            "request_p95_ms",
+            "request_p99_ms",
+            "received_to_delivered_p50_ms",
+            "received_to_delivered_p95_ms",
+            "received_to_delivered_p99_ms",
+            "last",
+        ])?;
+        let kind = |destination: &str| {
+            let of = (self.outgoing.destinations.iter()).find(|of| of.destination == destination);
+            of.map_or("", |of| of.kind.as_str())
+        };
+        let destinations = self.outgoing.destinations.iter().map(|of| {
+            let keys = [of.destination.as_str(), &of.kind, ""];
+            (keys, of.expected, &of.sending, &of.judgement)
+        });
+        let types = self.outgoing.types.iter().map(|of| {
+            let keys = [
+                of.destination.as_str(),
+                kind(&of.destination),
+                &of.event_type,
+            ];
+            (keys, of.expected, &of.sending, &of.judgement)
+        });
+        for (keys, expected, sending, judgement) in destinations.chain(types) {
+            let mut row = vec![
+                text(&self.tenant),
+                self.window.since.to_string(),
+                self.window.until.to_string(),
+            ];
+            row.extend(keys.map(text));
+            row.extend(judged(judgement));
+            row.push(number(expected));
+            row.extend(
+                [
+                    sending.turns,
+                    sending.attempts,
+                    sending.delivered,
+                    sending.failed,
+                    sending.retrying,
+                    sending.given_up,
+                    sending.withheld,
+                    sending.pending,
+                ]
+                .map(|count| count.to_string()),
+            );
+            row.push(number(sending.oldest_pending));
+            row.push(text(&crate::pages::classes(sending)));
+            row.extend(latency(sending.request_ms));
+            row.extend(latency(sending.delivered_ms));
+            row.push(number(sending.last));
             out.write_record(row)?;
         }
         finish(out)

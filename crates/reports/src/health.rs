@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Reports;
+use crate::deliveries::Outgoing;
 use crate::failures::{Failure, Reason};
 use crate::period::{Period, Span, timestamp, unit_schema};
 use crate::verdict::{Counts, Judgement, Verdict, judge};
@@ -55,6 +56,8 @@ pub struct TenantHealth {
     pub rejections: Vec<Reason>,
     /// The newest rejections, newest first, without their content.
     pub recent_rejections: Vec<Failure>,
+    /// Deliveries of the tenant's events to its own receivers; null where it has none. Judged apart.
+    pub deliveries: Option<Outgoing>,
 }
 
 /// What was received, and how fast.
@@ -227,7 +230,18 @@ impl Reports {
         let (store, span, baseline) = (&self.store, period.delivery(), period.baseline());
         let window = span.window;
         let (key_span, key_baseline) = period.keys();
-        let (rows, before, names, keys, losses, gaps, rejections, recent_rejections, series) = tokio::try_join!(
+        let (
+            rows,
+            before,
+            names,
+            keys,
+            losses,
+            gaps,
+            rejections,
+            recent_rejections,
+            series,
+            deliveries,
+        ) = tokio::try_join!(
             store.health(tenant, span),
             store.baseline(tenant, baseline),
             store.name_health(tenant, span, baseline),
@@ -237,6 +251,7 @@ impl Reports {
             store.rejections_by_reason(tenant, window),
             store.recent_rejections(tenant, window, (None, RECENT_REJECTIONS)),
             store.health_series(tenant, span),
+            self.outgoing(tenant, period),
         )?;
         let found = Found {
             rows,
@@ -263,6 +278,7 @@ impl Reports {
             series: series.into_iter().map(Point::from).collect(),
             rejections: rejections.into_iter().map(Reason::from).collect(),
             recent_rejections: recent_rejections.into_iter().map(Failure::from).collect(),
+            deliveries,
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Store ─ typed queries ─► Reports: tenant_health, delivery_series,  ─┬─► serde ─► JSON
-//!          (I/O)           conversations, overview (pure judgement)   ├─► to_markdown
+//!          (I/O)           deliveries, conversations, overview         ├─► to_markdown, to_csv
 //!                                                                     └─► HTML pages    router
 //! ```
 //!
@@ -15,6 +15,7 @@ mod chart;
 mod conversation_list;
 mod conversations;
 mod csv;
+mod deliveries;
 mod delivery;
 mod failures;
 mod health;
@@ -36,6 +37,10 @@ pub use conversation_list::Conversation;
 pub use conversations::{
     Conversations, Group, KeyedGroup, Metric, MetricGroups, MetricsBy, Restatement, State,
     TimeGroup, Value,
+};
+pub use deliveries::{
+    Deliveries, DestinationHealth, DestinationSeries, DestinationTypeHealth, DestinationTypeSeries,
+    FailedDelivery, FailureCount, Notice, Outgoing, OutgoingSeries, Sending, SentPoint,
 };
 pub use delivery::{Counted, DeliverySeries, TypeSeries};
 pub use failures::{Failure, Reason};

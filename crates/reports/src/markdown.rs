@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use chatpulse_store::Unit;
 
 use crate::conversations::{Conversations, Metric, Restatement, State, Value};
+use crate::deliveries::{Deliveries, Outgoing, Sending};
 use crate::health::{Percentiles, TenantHealth};
 use crate::matrix::{Matrix, MatrixCell, MatrixSource};
 use crate::text::{NOT_AVAILABLE, duration, one_line};
@@ -191,8 +192,133 @@ impl TenantHealth {
                 ]
             }),
         );
+        if let Some(deliveries) = &self.deliveries {
+            sections(&mut out, deliveries);
+        }
         out
     }
+}
+
+impl Deliveries {
+    /// The report as Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut out = format!(
+            "# Deliveries: {}\n\nTurns that began from {} to {} (UTC).\n",
+            cell(&self.tenant),
+            self.window.since,
+            self.window.until,
+        );
+        sections(&mut out, &self.outgoing);
+        out
+    }
+}
+
+/// What went out to the tenant's own receivers.
+fn sections(out: &mut String, outgoing: &Outgoing) {
+    let _ = write!(
+        out,
+        "\n## Deliveries to your receivers\n\n**{}**: {}\n",
+        outgoing.judgement.verdict.as_str(),
+        cell(&outgoing.judgement.reason),
+    );
+    for notice in &outgoing.notices {
+        let destination = cell(&notice.destination);
+        let _ = write!(
+            out,
+            "\n- **{destination}**: {}",
+            one_line(&notice.text, 400)
+        );
+    }
+    if !outgoing.notices.is_empty() {
+        out.push('\n');
+    }
+    let counts = |expected: Option<u64>, of: &Sending| {
+        let mut cells = vec![or_not_available(expected)];
+        cells.extend(
+            [
+                of.attempts,
+                of.delivered,
+                of.failed,
+                of.pending,
+                of.given_up,
+                of.withheld,
+            ]
+            .map(|count| count.to_string()),
+        );
+        cells.push(cell(&crate::pages::classes(of)));
+        cells.extend([latency(of.request_ms), latency(of.delivered_ms)]);
+        cells
+    };
+    const COUNTS: [&str; 10] = [
+        "accepted for it",
+        "requests",
+        "delivered",
+        "failed",
+        "waiting",
+        "given up",
+        "withheld",
+        "failures by class",
+        "request (p50 / p95 / p99)",
+        "received → delivered (p50 / p95 / p99)",
+    ];
+    let heads = |first: &[&'static str]| [first, COUNTS.as_slice()].concat();
+    table(
+        out,
+        "Destinations",
+        &heads(&["destination", "kind", "verdict", "reason", "threshold"]),
+        outgoing.destinations.iter().map(|of| {
+            let mut cells = vec![
+                cell(&of.destination),
+                cell(&of.kind),
+                of.judgement.verdict.as_str().to_owned(),
+                cell(&of.judgement.reason),
+                threshold(of.judgement.threshold.as_deref()),
+            ];
+            cells.extend(counts(of.expected, &of.sending));
+            cells
+        }),
+    );
+    table(
+        out,
+        "Destinations and event types",
+        &heads(&["destination", "type", "verdict", "reason"]),
+        outgoing.types.iter().map(|of| {
+            let mut cells = vec![
+                cell(&of.destination),
+                cell(&of.event_type),
+                of.judgement.verdict.as_str().to_owned(),
+                cell(&of.judgement.reason),
+            ];
+            cells.extend(counts(of.expected, &of.sending));
+            cells
+        }),
+    );
+    table(
+        out,
+        "Recent failed deliveries",
+        &[
+            "began",
+            "destination",
+            "type",
+            "class",
+            "what happened",
+            "result",
+            "turn",
+            "delivery",
+        ],
+        outgoing.recent_failures.iter().map(|of| {
+            vec![
+                of.at.to_string(),
+                cell(&of.destination),
+                cell(&of.event_type),
+                cell(&of.failure),
+                cell(of.detail.as_deref().unwrap_or_default()),
+                cell(&of.result),
+                of.attempt.to_string(),
+                cell(&of.delivery_id),
+            ]
+        }),
+    );
 }
 
 impl Conversations {

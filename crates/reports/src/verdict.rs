@@ -3,6 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::text::duration;
+
 /// From how many rejected of those received on delivery is failing.
 const FAILING_REJECTED: f64 = 0.20;
 /// From how many rejected of those received on delivery is degraded.
@@ -21,6 +23,19 @@ const DUPLICATES_BASELINE: u64 = 20;
 const DEGRADED_LOST: f64 = 0.05;
 /// Silent where at least this many were to be expected and none came.
 const SILENT_EXPECTED: f64 = 5.0;
+
+/// From how many failed of the requests to a destination on delivery to it is failing.
+const FAILING_REQUESTS: f64 = 0.50;
+/// From how many failed of the requests on it is degraded.
+const DEGRADED_REQUESTS: f64 = 0.05;
+/// From how many given up of the deliveries that ended on it is failing.
+const FAILING_GIVEN_UP: f64 = 0.20;
+/// From how many given up of the deliveries that ended on it is degraded.
+const DEGRADED_GIVEN_UP: f64 = 0.01;
+/// Degraded from this p95 of received to delivered on; milliseconds.
+const DEGRADED_DELIVERED_MS: f64 = 300_000.0;
+/// Degraded where a delivery has waited for so long; milliseconds.
+const DEGRADED_WAITING_MS: i64 = 3_600_000;
 
 /// How delivery does, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
@@ -151,6 +166,111 @@ pub(crate) fn judge(counts: &Counts) -> Judgement {
         },
         _ => healthy("arriving"),
     }
+}
+
+/// What is judged of deliveries to a destination.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sent<'a> {
+    pub(crate) turns: u64,
+    pub(crate) attempts: u64,
+    pub(crate) delivered: u64,
+    pub(crate) failed: u64,
+    pub(crate) given_up: u64,
+    pub(crate) withheld: u64,
+    pub(crate) pending: u64,
+    /// Since how long the oldest waits; milliseconds.
+    pub(crate) waiting_ms: Option<i64>,
+    /// p95 of received to delivered; milliseconds.
+    pub(crate) delivered_p95_ms: Option<f64>,
+    /// Events that it was owed.
+    pub(crate) expected: u64,
+    /// Since when it is disabled, and why.
+    pub(crate) disabled: Option<&'a str>,
+}
+
+/// The worst that holds; of equals, the first.
+pub(crate) fn judge_sent(sent: &Sent<'_>) -> Judgement {
+    if let Some(disabled) = sent.disabled {
+        return Judgement {
+            verdict: Verdict::Failing,
+            reason: disabled.to_owned(),
+            threshold: Some("410, or failing for days".to_owned()),
+        };
+    }
+    let requests = (sent.failed, sent.attempts);
+    let ended = (sent.given_up, sent.given_up + sent.delivered);
+    let given_up = "given up of those that ended";
+    for (verdict, what, (part, whole), limit) in [
+        (
+            Verdict::Failing,
+            "of the requests failed",
+            requests,
+            FAILING_REQUESTS,
+        ),
+        (Verdict::Failing, given_up, ended, FAILING_GIVEN_UP),
+    ] {
+        if let Some(judgement) = reached(verdict, what, (part, whole), limit) {
+            return judgement;
+        }
+    }
+    let at_least = |count: f64, what: &str| Some(format!("at least {count:.0} {what}"));
+    if sent.turns == 0 && sent.expected as f64 >= SILENT_EXPECTED {
+        return Judgement {
+            verdict: Verdict::Silent,
+            reason: format!("none sent, {} events came for it", sent.expected),
+            threshold: at_least(SILENT_EXPECTED, "events came for it"),
+        };
+    }
+    if sent.turns == sent.withheld && sent.withheld as f64 >= SILENT_EXPECTED {
+        return Judgement {
+            verdict: Verdict::Silent,
+            reason: format!(
+                "none sent: all {} withheld for want of consent",
+                sent.withheld
+            ),
+            threshold: at_least(SILENT_EXPECTED, "withheld, and nothing sent"),
+        };
+    }
+    for (what, (part, whole), limit) in [
+        ("of the requests failed", requests, DEGRADED_REQUESTS),
+        (given_up, ended, DEGRADED_GIVEN_UP),
+    ] {
+        if let Some(judgement) = reached(Verdict::Degraded, what, (part, whole), limit) {
+            return judgement;
+        }
+    }
+    match (sent.waiting_ms, sent.delivered_p95_ms) {
+        (Some(ms), _) if ms >= DEGRADED_WAITING_MS => Judgement {
+            verdict: Verdict::Degraded,
+            reason: format!(
+                "{} wait, the oldest for {}",
+                sent.pending,
+                duration(ms as f64)
+            ),
+            threshold: Some(format!("{} or more", duration(DEGRADED_WAITING_MS as f64))),
+        },
+        (_, Some(ms)) if ms >= DEGRADED_DELIVERED_MS => Judgement {
+            verdict: Verdict::Degraded,
+            reason: format!("delivered after {} at p95", duration(ms)),
+            threshold: Some(format!("{} or more", duration(DEGRADED_DELIVERED_MS))),
+        },
+        _ if sent.turns == 0 => healthy("nothing to deliver"),
+        _ => healthy("delivering"),
+    }
+}
+
+fn reached(
+    verdict: Verdict,
+    what: &str,
+    (part, whole): (u64, u64),
+    limit: f64,
+) -> Option<Judgement> {
+    let share = share(part, whole);
+    (share >= limit).then(|| Judgement {
+        verdict,
+        reason: format!("{} {what} ({part} of {whole})", percent(share)),
+        threshold: Some(format!("{} or more", percent(limit))),
+    })
 }
 
 fn share(part: u64, whole: u64) -> f64 {
@@ -297,6 +417,99 @@ mod tests {
             (more.verdict, more.reason.as_str()),
             (Verdict::Degraded, "20.0 % duplicates, 0.0 % before")
         );
+    }
+
+    #[test]
+    fn each_limit_of_deliveries_decides_from_its_value_on() {
+        use Verdict::{Degraded, Failing, Healthy, Silent};
+        let fine = Sent {
+            turns: 100,
+            attempts: 100,
+            delivered: 100,
+            expected: 100,
+            ..Sent::default()
+        };
+        let given_up = |given_up| Sent {
+            given_up,
+            delivered: 100 - given_up,
+            ..fine
+        };
+        let none = Sent {
+            expected: 4,
+            ..Sent::default()
+        };
+        let withheld = |withheld| Sent {
+            turns: withheld,
+            withheld,
+            ..none
+        };
+        for (sent, verdict) in [
+            (fine, Healthy),
+            (Sent { failed: 4, ..fine }, Healthy),
+            (Sent { failed: 5, ..fine }, Degraded),
+            (Sent { failed: 49, ..fine }, Degraded),
+            (Sent { failed: 50, ..fine }, Failing),
+            (given_up(1), Degraded),
+            (given_up(19), Degraded),
+            (given_up(20), Failing),
+            (none, Healthy),
+            (
+                Sent {
+                    expected: 5,
+                    ..none
+                },
+                Silent,
+            ),
+            (withheld(4), Healthy),
+            (withheld(5), Silent),
+            (
+                Sent {
+                    withheld: 50,
+                    ..fine
+                },
+                Healthy,
+            ),
+            (
+                Sent {
+                    waiting_ms: Some(3_599_999),
+                    ..fine
+                },
+                Healthy,
+            ),
+            (
+                Sent {
+                    waiting_ms: Some(3_600_000),
+                    ..fine
+                },
+                Degraded,
+            ),
+            (
+                Sent {
+                    delivered_p95_ms: Some(299_999.0),
+                    ..fine
+                },
+                Healthy,
+            ),
+            (
+                Sent {
+                    delivered_p95_ms: Some(300_000.0),
+                    ..fine
+                },
+                Degraded,
+            ),
+            (
+                Sent {
+                    disabled: Some("disabled"),
+                    ..fine
+                },
+                Failing,
+            ),
+        ] {
+            assert_eq!(judge_sent(&sent).verdict, verdict, "{sent:?}");
+        }
+        let judged = judge_sent(&Sent { failed: 50, ..fine });
+        assert_eq!(judged.reason, "50.0 % of the requests failed (50 of 100)");
+        assert_eq!(judged.threshold.as_deref(), Some("50.0 % or more"));
     }
 
     #[test]

@@ -175,7 +175,7 @@ impl Stage {
         let partition = input.id().partition;
         let rows: Vec<_> = read
             .iter()
-            .map(|(offset, delivery)| DeliveryRow::new((partition, *offset), delivery))
+            .map(|((offset, _), delivery)| DeliveryRow::new((partition, *offset), delivery))
             .collect();
         self.insert(input, &rows)
     }
@@ -186,23 +186,23 @@ impl Stage {
         });
         let rows: Vec<_> = read
             .iter()
-            .map(|(offset, state)| DestinationRow::new(*offset, state))
+            .map(|((offset, said_at), state)| DestinationRow::new((*offset, *said_at), state))
             .collect();
         self.insert(input, &rows)
     }
 
-    /// The records of a batch with their offsets, but for those that cannot be read.
+    /// The records of a batch with their offsets and times, but for those that cannot be read.
     fn read<T>(
         &self,
         input: &Partition,
         batch: &Batch,
         decode: impl Fn(&[u8]) -> Option<T>,
-    ) -> Vec<(i64, T)> {
+    ) -> Vec<((i64, i64), T)> {
         let mut read = Vec::with_capacity(batch.len());
         for record in batch.iter() {
             let payload = record.payload.unwrap_or_default();
             match decode(payload) {
-                Some(decoded) => read.push((record.offset, decoded)),
+                Some(decoded) => read.push(((record.offset, record.timestamp_ms), decoded)),
                 None => {
                     // The error's text may quote the record.
                     tracing::error!(

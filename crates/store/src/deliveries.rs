@@ -66,8 +66,8 @@ impl<'a> DeliveryRow<'a> {
     }
 }
 
-/// One row of `destinations`: the fields of [`DestinationState`] under their own names, and the offset of its
-/// record in `chat.destinations`, of which the highest counts.
+/// One row of `destinations`: the fields of [`DestinationState`] under their own names, and offset and time of
+/// its record in `chat.destinations`, of which the highest counts.
 #[derive(Debug, Clone, PartialEq, Row, Serialize)]
 #[allow(missing_docs)] // each field is documented at its namesake in `DestinationState`
 pub struct DestinationRow<'a> {
@@ -79,12 +79,13 @@ pub struct DestinationRow<'a> {
     pub failing_since: Option<i64>,
     pub disabled_at: Option<i64>,
     pub reason: Option<&'a str>,
+    pub said_at: i64,
     pub log_offset: i64,
 }
 
 impl<'a> DestinationRow<'a> {
-    /// The row of the record at `log_offset` of `chat.destinations`.
-    pub fn new(log_offset: i64, state: &'a DestinationState) -> Self {
+    /// The row of the record at `log_offset` of `chat.destinations`, written at `said_at`.
+    pub fn new((log_offset, said_at): (i64, i64), state: &'a DestinationState) -> Self {
         Self {
             tenant: &state.tenant,
             destination: &state.destination,
@@ -94,6 +95,7 @@ impl<'a> DestinationRow<'a> {
             failing_since: state.failing_since,
             disabled_at: state.disabled_at,
             reason: state.reason.as_deref(),
+            said_at,
             log_offset,
         }
     }

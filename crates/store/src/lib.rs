@@ -33,10 +33,11 @@ pub use error::{Disposition, StoreError};
 pub use insert::Inserted;
 pub use migrations::{MIGRATIONS, Migration};
 pub use queries::{
-    Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor, ConversationRow,
+    AcceptedPoint, Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor,
+    ConversationRow, DeliveryFigures, DeliveryPoint, DestinationInfo, FailedTurn, FailedTurnCursor,
     Figure, GapCount, HealthPoint, HealthRow, KeyHealth, MetricDefinition, MetricRow, NameHealth,
-    PipelinePoint, Rejected, RejectedCursor, RejectionCount, Restatement, SessionEvent,
-    SourceMetric, Span, TenantRow, TypeBaseline, TypePoint, Unit, Window,
+    PendingDeliveries, PipelinePoint, Rejected, RejectedCursor, RejectionCount, Restatement,
+    SessionEvent, SourceMetric, Span, TenantRow, TypeBaseline, TypePoint, Unit, Window,
 };
 pub use readers::{Reader, access_statements};
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};

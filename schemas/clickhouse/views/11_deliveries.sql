@@ -23,6 +23,28 @@ FROM deliveries AS d FINAL
 GROUP BY tenant, destination, event_type, minute
 COMMENT 'One row per tenant, destination, event type and minute in which turns began. Version 1';
 
+-- destination_states: what was said last of each destination, and since when it has been configured without
+-- a break: what came before it is not owed.
+CREATE OR REPLACE VIEW destination_states AS
+SELECT
+    d.tenant AS tenant,
+    d.destination AS destination,
+    argMax((d.kind, d.event_types, d.is_configured, d.failing_since, d.disabled_at, d.reason), d.log_offset) AS last,
+    last.1 AS kind,
+    last.2 AS event_types,
+    last.3 AS is_configured,
+    last.4 AS failing_since,
+    last.5 AS disabled_at,
+    last.6 AS reason,
+    maxIf(d.log_offset, NOT d.is_configured) AS left_at,
+    countIf(NOT d.is_configured) > 0 AS has_left,
+    arrayMin(arrayMap(s -> s.2, arrayFilter(s -> s.3 AND (NOT has_left OR s.1 > left_at),
+        groupArray((d.log_offset, d.said_at, d.is_configured))))) AS configured_at,
+    if(is_configured, configured_at, NULL) AS since
+FROM destinations AS d FINAL
+GROUP BY tenant, destination
+COMMENT 'One row per destination: what was said of it last. Version 1';
+
 -- delivery_states: what became of each delivery so far. One that was delivered once stays delivered, whatever
 -- a repeated turn came to. An event that was accepted again long after is delivered again, under the same id.
 CREATE OR REPLACE VIEW delivery_states AS

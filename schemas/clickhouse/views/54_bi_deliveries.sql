@@ -34,14 +34,15 @@ CREATE OR REPLACE VIEW {bi}.destinations
     kind          LowCardinality(String)           COMMENT 'webhook, ga4 or meta',
     event_types   Array(String)                    COMMENT 'Neutral types that it gets; empty: all',
     is_configured Bool                             COMMENT 'False where it has left the tenants file',
+    since         Nullable(DateTime64(3, 'UTC'))   COMMENT 'Since when it has been configured: it is owed what came from then on; NULL where it is not',
     failing_since Nullable(DateTime64(3, 'UTC'))   COMMENT 'First failure after the last success, where that has lasted a minute; else NULL',
     disabled_at   Nullable(DateTime64(3, 'UTC'))   COMMENT 'When it was disabled; NULL where it is not',
     reason        LowCardinality(Nullable(String)) COMMENT 'Why: gone (the receiver answered 410) or failing (for days); NULL where it is not disabled'
 )
 DEFINER = CURRENT_USER SQL SECURITY DEFINER
 AS SELECT
-    tenant, destination, kind, CAST(event_types, 'Array(String)') AS event_types, is_configured, failing_since, disabled_at, reason
-FROM destinations FINAL
+    tenant, destination, kind, CAST(event_types, 'Array(String)') AS event_types, is_configured, since, failing_since, disabled_at, reason
+FROM destination_states
 COMMENT 'One row per destination of events, as the deliverers told last.';
 
 CREATE OR REPLACE VIEW {bi}.delivery_health_minute

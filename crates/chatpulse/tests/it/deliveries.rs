@@ -321,9 +321,9 @@ async fn every_event_ends_at_each_of_twenty_receivers_and_the_counts_are_what_th
     serve.wait_until(states, &took).await;
 
     // And it knows the destinations, and which were disabled.
-    let configured = "SELECT count() FROM destinations FINAL WHERE is_configured";
+    let configured = "SELECT count() FROM destination_states WHERE is_configured";
     serve.wait_until(configured, "20").await;
-    let gone = "SELECT destination FROM destinations FINAL WHERE reason = 'gone' AND disabled_at IS NOT NULL";
+    let gone = "SELECT destination FROM destination_states WHERE reason = 'gone' AND disabled_at IS NOT NULL";
     serve.wait_until(gone, "gone").await;
     serve
         .wait_until(
@@ -371,6 +371,38 @@ async fn what_was_given_up_is_delivered_when_it_is_replayed() {
     assert_eq!(list.as_array().unwrap().len(), 30);
     assert!(list[0]["failure"] == "gone" || list[0]["failure"] == "disabled");
     assert!(!list.to_string().contains("hunter2"));
+
+    let (report, success) = tool(&[
+        "report",
+        "deliveries",
+        "--tenant",
+        "acme",
+        "--format",
+        "json",
+    ]);
+    assert!(success);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let crm = &report["destinations"][0];
+    assert_eq!(crm["given_up"], 30, "{report:#}");
+    assert_eq!(crm["judgement"]["verdict"], "failing");
+    assert_eq!(crm["disabled_reason"], "gone");
+    let notice = report["notices"][0]["text"].as_str().unwrap();
+    assert!(notice.contains("answered 410"), "{notice}");
+    for format in ["md", "csv", "html"] {
+        let (text, success) = tool(&[
+            "report",
+            "deliveries",
+            "--tenant",
+            "acme",
+            "--format",
+            format,
+        ]);
+        assert!(
+            success && text.contains("crm") && text.contains("gone"),
+            "{format}: {text}"
+        );
+        assert!(!text.contains("hunter2"));
+    }
 
     gone.mend();
     let (_, success) = tool(&["deliveries", "enable", "acme", "crm"]);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use utoipa::{IntoParams, OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use chatpulse_store::{ConversationCursor, RejectedCursor};
+use chatpulse_store::{ConversationCursor, FailedTurnCursor, RejectedCursor};
 
 use super::{
     Answer, Api,
@@ -14,8 +14,9 @@ use super::{
     question::{Page, PageParameters, Question, TenantParameter, WindowParameters},
 };
 use crate::{
-    Conversation, Conversations, DeliverySeries, Failure, Matrix, MetricGroups, MetricsBy,
-    Overview, Period, Reports, Restatement, TenantHealth, TypeHealth,
+    Conversation, Conversations, Deliveries, DeliverySeries, FailedDelivery, Failure, Matrix,
+    MetricGroups, MetricsBy, OutgoingSeries, Overview, Period, Reports, Restatement, TenantHealth,
+    TypeHealth,
     access::{Access, Viewer},
 };
 
@@ -33,6 +34,15 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("/v1/event-types", include_str!("examples/event-types.json")),
     ("/v1/event-names", include_str!("examples/event-names.json")),
     ("/v1/rejections", include_str!("examples/rejections.json")),
+    ("/v1/deliveries", include_str!("examples/deliveries.json")),
+    (
+        "/v1/deliveries/series",
+        include_str!("examples/deliveries-series.json"),
+    ),
+    (
+        "/v1/deliveries/failures",
+        include_str!("examples/deliveries-failures.json"),
+    ),
     (
         "/v1/conversation-report",
         include_str!("examples/conversation-report.json"),
@@ -66,6 +76,9 @@ pub(super) fn all() -> OpenApiRouter<Api> {
         .routes(routes!(event_types))
         .routes(routes!(event_names))
         .routes(routes!(rejections))
+        .routes(routes!(deliveries))
+        .routes(routes!(deliveries_series))
+        .routes(routes!(deliveries_failures))
         .routes(routes!(conversation_report))
         .routes(routes!(conversation_metrics))
         .routes(routes!(conversations))
@@ -200,6 +213,55 @@ async fn rejections(State(reports): State<Reports>, question: Question) -> Answe
         .rejections(&slice.tenant, slice.period, slice.part())
         .await?;
     Ok(Json(slice.page(found, Failure::cursor)?))
+}
+
+/// Deliveries
+///
+/// Do the tenant's events reach its own receivers (webhooks, GA4, Meta)? Requests, successes, failures by
+/// class, latencies, what waits and what was given up, per destination and event type, each with a verdict,
+/// its reason and its threshold; destinations that are disabled, and the newest failures.
+#[utoipa::path(
+    get, path = "/v1/deliveries", tag = "delivery", params(TenantParameter, WindowParameters),
+    responses((status = 200, description = "The report.", body = Deliveries)),
+)]
+async fn deliveries(State(reports): State<Reports>, question: Question) -> Answer<Deliveries> {
+    let (tenant, period) = (question.tenant()?, question.period()?);
+    Ok(Json(reports.deliveries(&tenant, period).await?))
+}
+
+/// Deliveries over time
+///
+/// Per destination, and per destination and event type, by minutes up to 2 hours, by hours up to 3 days,
+/// else by days.
+#[utoipa::path(
+    get, path = "/v1/deliveries/series", tag = "delivery", params(TenantParameter, WindowParameters),
+    responses((status = 200, description = "The series.", body = OutgoingSeries)),
+)]
+async fn deliveries_series(
+    State(reports): State<Reports>,
+    question: Question,
+) -> Answer<OutgoingSeries> {
+    let (tenant, period) = (question.tenant()?, question.period()?);
+    Ok(Json(reports.deliveries_series(&tenant, period).await?))
+}
+
+/// Failed deliveries
+///
+/// Turns of deliveries that did not deliver, newest first, without secrets and content.
+#[utoipa::path(
+    get, path = "/v1/deliveries/failures", tag = "delivery",
+    params(TenantParameter, WindowParameters, PageParameters),
+    responses((status = 200, description = "A page of failed turns.", body = Page<FailedDelivery>)),
+)]
+async fn deliveries_failures(
+    State(reports): State<Reports>,
+    question: Question,
+) -> Answer<Page<FailedDelivery>> {
+    let slice = question.slice::<FailedTurnCursor>(Period::delivery)?;
+    let found = reports
+        .failed_deliveries(&slice.tenant, slice.period, slice.part())
+        .await?;
+    Ok(Json(slice.page(found, FailedDelivery::cursor)?))
 }
 
 /// Conversation report

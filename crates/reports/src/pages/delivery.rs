@@ -77,8 +77,7 @@ pub(super) fn form(health: &TenantHealth, filter: Filter<'_>, since: &str) -> Ma
 pub(super) fn content(
     health: &TenantHealth,
     delivery: &DeliverySeries,
-    filter: Filter<'_>,
-    since: &str,
+    (filter, since): (Filter<'_>, &str),
 ) -> Markup {
     let slots = slots(delivery.window, delivery.unit);
     let mut rows: Vec<&TypeHealth> = health

@@ -58,6 +58,7 @@ pub(super) fn content(health: &TenantHealth, links: bool) -> Markup {
             (queryable(health))
             (drift(&health.drift))
             (failures(health, links))
+            @if let Some(deliveries) = &health.deliveries { (super::deliveries::summary(deliveries)) }
             (definitions(DEFINITIONS.into_iter()))
         }
     }

@@ -11,6 +11,7 @@
 
 mod assets;
 mod conversations;
+mod deliveries;
 mod delivery;
 mod failures;
 mod health;
@@ -25,6 +26,7 @@ mod working;
 use maud::html;
 
 pub(crate) use assets::router as assets;
+pub(crate) use deliveries::classes;
 pub(crate) use routes::{not_found, outside, router};
 
 use crate::conversations::Conversations;

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::delivery::Filter;
 use super::parts::{foreign, link};
 use super::shell::{Frame, Place, Tab, head, picker, tabs};
-use super::{conversations, delivery, failures, health, overview, sources, time, working};
+use super::{
+    conversations, deliveries, delivery, failures, health, overview, sources, time, working,
+};
 use crate::access::{self, Viewer};
 use crate::arrivals::Check;
 use crate::{Period, PeriodError, Reports};
@@ -238,9 +240,10 @@ async fn show_delivery(
 ) -> Result<Response, Trouble> {
     let asked = &of.visit.asked;
     let period = asked.period()?;
-    let (report, series) = tokio::try_join!(
+    let (report, series, sent) = tokio::try_join!(
         reports.tenant_health(&of.tenant, period),
-        reports.delivery_series(&of.tenant, period)
+        reports.delivery_series(&of.tenant, period),
+        reports.deliveries_series(&of.tenant, period),
     )?;
     let filter = asked.filter();
     Ok(of.answer(&TenantPage {
@@ -250,7 +253,13 @@ async fn show_delivery(
         content: if report.sources.is_empty() {
             health::content(&report, true)
         } else {
-            delivery::content(&report, &series, filter, asked.since())
+            let came = delivery::content(&report, &series, (filter, asked.since()));
+            match &report.deliveries {
+                Some(outgoing) => {
+                    html! { div.stack { (came) (deliveries::content(outgoing, &sent)) } }
+                }
+                None => came,
+            }
         },
         api: "/v1/tenant-health/series",
     }))

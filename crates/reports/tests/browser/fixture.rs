@@ -3,7 +3,10 @@
 //! Tenant acme: Watermelon works, Autochat is half refused since the last hours, Userlike stopped.
 //! Tenant blumenhaus: all is well. Tenant "quiet": sent until two days ago.
 
-use chatpulse_model::{Actor, Event, EventType, Outcome, RejectReason, TimeBasis};
+use chatpulse_model::{
+    Actor, Delivery, DeliveryResult, DestinationKind, Event, EventType, FailureClass, Outcome,
+    RejectReason, TimeBasis, delivery::DestinationState,
+};
 use chatpulse_store::EventRow;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -392,4 +395,131 @@ fn userlike(maker: &mut Maker, at: i64) {
         occurred_at: at + 45 * SECOND,
         ..answer
     });
+}
+
+/// Where acme's events go, since ten days: the CRM fails now and then, Meta gets what is consented to, and the
+/// warehouse has been disabled three hours ago.
+pub(crate) fn destinations(now: i64) -> Vec<(i64, DestinationState)> {
+    let state = |destination: &str, kind| DestinationState {
+        tenant: "acme".into(),
+        destination: destination.into(),
+        kind,
+        address: "ab".into(),
+        event_types: Vec::new(),
+        is_configured: true,
+        failing_since: None,
+        disabled_at: None,
+        reason: None,
+    };
+    let leads = |destination: &str, kind| DestinationState {
+        event_types: vec!["lead.qualified".into()],
+        ..state(destination, kind)
+    };
+    let long_ago = now - 240 * HOUR;
+    let warehouse = state("warehouse", DestinationKind::Webhook);
+    vec![
+        (long_ago, state("crm", DestinationKind::Webhook)),
+        (long_ago, leads("meta", DestinationKind::Meta)),
+        (long_ago, warehouse.clone()),
+        (
+            now - 3 * HOUR,
+            DestinationState {
+                failing_since: Some(now - 123 * HOUR),
+                disabled_at: Some(now - 3 * HOUR),
+                reason: Some("failing".into()),
+                ..warehouse
+            },
+        ),
+    ]
+}
+
+/// What came of acme's events of the last three days there.
+pub(crate) fn deliveries(rows: &[Row], now: i64) -> Vec<Delivery> {
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let mut turns = Vec::new();
+    let accepted = rows.iter().map(|row| &row.event).filter(|event| {
+        event.tenant == "acme"
+            && event.outcome == Outcome::Accepted
+            && event.received_at > now - 72 * HOUR
+    });
+    for event in accepted {
+        let turn = |destination: &str, kind, wait: i64| Delivery {
+            delivery_id: format!("msg_{:032x}", event.offset * 31 + destination.len() as i64),
+            tenant: "acme".into(),
+            destination: destination.into(),
+            kind,
+            source: event.source.clone(),
+            event_type: event.event_type.as_str().into(),
+            event_id: event.event_id.clone(),
+            partition: 0,
+            offset: event.offset,
+            occurred_at: event.occurred_at,
+            received_at: event.received_at,
+            attempt: 1,
+            at: event.received_at + 120 + wait,
+            duration_ms: Some(40 + event.offset % 90),
+            result: DeliveryResult::Delivered,
+            failure: None,
+            status: Some(200),
+            detail: None,
+            next_at: None,
+            replayed: false,
+        };
+        let failed = |turn: Delivery, class: FailureClass, detail: &str| Delivery {
+            result: DeliveryResult::Retrying,
+            failure: Some(class),
+            status: None,
+            detail: Some(detail.into()),
+            next_at: Some(turn.at + 5 * SECOND),
+            ..turn
+        };
+        let crm = turn("crm", DestinationKind::Webhook, 0);
+        if random.random_bool(0.02) {
+            let detail = format!("TLS: {HOSTILE} is no name");
+            turns.push(failed(crm.clone(), FailureClass::Tls, &detail));
+            if event.received_at < now - MINUTE {
+                turns.push(Delivery {
+                    attempt: 2,
+                    ..turn("crm", DestinationKind::Webhook, 6 * SECOND)
+                });
+            }
+        } else {
+            turns.push(crm);
+        }
+        if event.event_type == EventType::LeadQualified {
+            let meta = turn("meta", DestinationKind::Meta, 10);
+            turns.push(if event.offset % 3 == 0 {
+                Delivery {
+                    result: DeliveryResult::Withheld,
+                    failure: Some(FailureClass::ConsentUnknown),
+                    duration_ms: None,
+                    status: None,
+                    detail: Some("no request is made without consent".into()),
+                    ..meta
+                }
+            } else {
+                meta
+            });
+        }
+        let warehouse = turn("warehouse", DestinationKind::Webhook, 0);
+        let disabled = event.received_at > now - 3 * HOUR;
+        turns.push(Delivery {
+            result: DeliveryResult::GivenUp,
+            next_at: None,
+            duration_ms: (!disabled).then_some(5_000),
+            ..match disabled {
+                true => failed(
+                    warehouse,
+                    FailureClass::Disabled,
+                    "the destination is disabled (failing)",
+                ),
+                false => failed(
+                    warehouse,
+                    FailureClass::Timeout,
+                    "no end within 5s (connecting)",
+                ),
+            }
+        });
+    }
+    turns
 }

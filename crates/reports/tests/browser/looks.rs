@@ -81,10 +81,17 @@ async fn a_report_as_a_file_looks_like_its_page_and_asks_for_nothing() {
     let period = Period::before(Timestamp::now(), "24h").unwrap();
     let health = site.reports.tenant_health("acme", period).await.unwrap();
     let conversations = site.reports.conversations("acme", period).await.unwrap();
+    let deliveries = site.reports.deliveries("acme", period).await.unwrap();
+    let sent = site
+        .reports
+        .deliveries_series("acme", period)
+        .await
+        .unwrap();
     let folder = tempfile::tempdir().unwrap();
     for (name, file) in [
         ("file-health", health.to_html()),
         ("file-conversations", conversations.to_html()),
+        ("file-deliveries", deliveries.to_html(&sent)),
     ] {
         let path = folder.path().join(format!("{name}.html"));
         std::fs::write(&path, file).unwrap();

@@ -327,6 +327,69 @@ async fn the_delivery_page_shows_one_type_of_one_source_and_works_by_form() {
     assert_eq!(page.text(".picker [aria-current]").await, "7d");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_page_says_of_deliveries_equals_the_api() {
+    let site = Site::with_traffic("deliveries").await;
+    let browser = Browser::launch().await;
+    let page = browser.page().await;
+    for path in ["", "/delivery"] {
+        page.goto(&format!("{}/tenants/acme{path}?since=24h", site.url))
+            .await;
+        let api = site.api("/v1/deliveries?tenant=acme&since=24h").await;
+        let rows = table(&page, "Deliveries by destination").await;
+        let destinations = list(&api["destinations"]);
+        assert_eq!(rows.len(), destinations.len());
+        for (row, of) in rows.iter().zip(destinations) {
+            assert!(
+                row[0].starts_with(of["destination"].as_str().unwrap()),
+                "{row:?}"
+            );
+            assert!(row[1].contains(of["judgement"]["verdict"].as_str().unwrap()));
+            let keys = [
+                "expected",
+                "delivered",
+                "failed",
+                "pending",
+                "given_up",
+                "withheld",
+            ];
+            for (cell, key) in row[2..].iter().zip(keys) {
+                assert_eq!(number(cell), count(&of[key]), "{path} {key}: {row:?}");
+            }
+        }
+        let verdicts = destinations
+            .iter()
+            .map(|of| of["judgement"]["verdict"].clone());
+        assert_eq!(
+            verdicts.collect::<Vec<_>>(),
+            ["healthy", "healthy", "failing"],
+            "{api:#}"
+        );
+        // Of what was never delivered no time is known.
+        assert_eq!(rows[2].last().unwrap(), "n/a");
+        let notice = page.text(".notices li").await;
+        assert!(
+            notice.contains("disabled since") && notice.contains("after 5 days of failure"),
+            "{notice}"
+        );
+        assert!(notice.contains("chatpulse deliveries enable acme warehouse"));
+    }
+    let api = site.api("/v1/deliveries?tenant=acme&since=24h").await;
+    let chart = table(&page, "Requests per hour").await;
+    let delivered: i64 = chart.iter().map(|row| number(&row[1])).sum();
+    assert_eq!(delivered, count(&api["total"]["delivered"]));
+    let newest = table(&page, "The newest failed deliveries").await;
+    assert_eq!(newest.len(), list(&api["recent_failures"]).len());
+    // Whoever has no destinations is not bothered with them.
+    page.goto(&format!("{}/tenants/blumenhaus/delivery", site.url))
+        .await;
+    assert_eq!(
+        page.evaluate("document.querySelectorAll('#deliveries').length")
+            .await,
+        0
+    );
+}
+
 /// A minute of traffic of one more event.
 fn one_more(now: i64) -> Vec<Row> {
     let mut rows = fixture::traffic(now);

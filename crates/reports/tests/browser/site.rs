@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 
 use chatpulse_embedded::clickhouse::{ClickHouse, ClickHouseConfig};
 use chatpulse_model::source::Catalog;
+use chatpulse_model::{Delivery, delivery::DestinationState};
 use chatpulse_reports::{
     Access, AccessConfig, PartitionLag, ReadToken, ReadTokens, Reports, StageLag, router,
 };
-use chatpulse_store::{Store, StoreConfig};
+use chatpulse_store::{DeliveryRow, DestinationRow, Store, StoreConfig};
 use clickhouse::Client;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
@@ -141,9 +142,29 @@ impl Site {
     /// With a day of traffic before `now`.
     pub(crate) async fn with_traffic(database: &str) -> Site {
         let site = Site::empty(database).await;
-        site.add(&fixture::traffic(Timestamp::now().as_millisecond()))
-            .await;
+        let now = Timestamp::now().as_millisecond();
+        let rows = fixture::traffic(now);
+        site.deliver(
+            &fixture::destinations(now),
+            &fixture::deliveries(&rows, now),
+        )
+        .await;
+        site.add(&rows).await;
         site
+    }
+
+    /// Stores deliveries; [`Site::add`] rolls them up.
+    async fn deliver(&self, said: &[(i64, DestinationState)], turns: &[Delivery]) {
+        let rows: Vec<_> = (0..)
+            .zip(said)
+            .map(|(offset, (at, state))| DestinationRow::new((offset, *at), state))
+            .collect();
+        self.store.insert_destinations(&rows).await.unwrap();
+        let rows: Vec<_> = (0..)
+            .zip(turns)
+            .map(|(offset, turn)| DeliveryRow::new((0, offset), turn))
+            .collect();
+        self.store.insert_deliveries(&rows).await.unwrap();
     }
 
     /// The same for those who have signed in only.

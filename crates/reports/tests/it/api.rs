@@ -9,9 +9,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chatpulse_model::source::Catalog;
-use chatpulse_model::{Actor, Event, EventType, Outcome, RejectReason};
+use chatpulse_model::{
+    Actor, Delivery, DeliveryResult, DestinationKind, Event, EventType, FailureClass, Outcome,
+    RejectReason, delivery::DestinationState,
+};
 use chatpulse_reports::{Access, AccessConfig, ReadToken, ReadTokens, Reports, openapi, router};
-use chatpulse_store::{EventRow, Store, StoreConfig};
+use chatpulse_store::{DeliveryRow, DestinationRow, EventRow, Store, StoreConfig};
 use http_body_util::BodyExt;
 use jiff::{Timestamp, ToSpan};
 use jsonschema::Validator;
@@ -100,6 +103,65 @@ fn traffic(tenant: &str) -> Vec<Event> {
     events
 }
 
+/// Deliveries to a destination named after the tenant: one that succeeded, and some that did not.
+async fn deliver(store: &Store, tenants: &[&str]) {
+    let mut turns = Vec::new();
+    let mut states = Vec::new();
+    for tenant in tenants {
+        let failures = if *tenant == "bravo" { 5 } else { 3 };
+        for number in 0..=failures {
+            let at = until().as_millisecond() - 10_000 + number;
+            let failed = number > 0;
+            turns.push(Delivery {
+                delivery_id: format!("msg_{tenant}_{number}"),
+                tenant: (*tenant).into(),
+                destination: format!("{tenant}-crm"),
+                kind: DestinationKind::Webhook,
+                source: "watermelon".into(),
+                event_type: "message.sent".into(),
+                event_id: format!("{tenant}-{number}"),
+                partition: 0,
+                offset: number,
+                occurred_at: at - 900,
+                received_at: at - 800,
+                attempt: 1,
+                at,
+                duration_ms: Some(40),
+                result: match failed {
+                    true => DeliveryResult::Retrying,
+                    false => DeliveryResult::Delivered,
+                },
+                failure: failed.then_some(FailureClass::Timeout),
+                status: (!failed).then_some(204),
+                detail: failed.then(|| format!("{tenant}.example took too long")),
+                next_at: failed.then_some(at + 5_000),
+                replayed: false,
+            });
+        }
+        states.push(DestinationState {
+            tenant: (*tenant).into(),
+            destination: format!("{tenant}-crm"),
+            kind: DestinationKind::Webhook,
+            address: "ab".into(),
+            event_types: vec!["message.sent".into()],
+            is_configured: true,
+            failing_since: Some(until().as_millisecond() - 90_000),
+            disabled_at: None,
+            reason: None,
+        });
+    }
+    let rows: Vec<_> = (0..)
+        .zip(&turns)
+        .map(|(offset, turn)| DeliveryRow::new((0, offset), turn))
+        .collect();
+    store.insert_deliveries(&rows).await.unwrap();
+    let said: Vec<_> = (0..)
+        .zip(&states)
+        .map(|(offset, state)| DestinationRow::new((offset, 1_000), state))
+        .collect();
+    store.insert_destinations(&said).await.unwrap();
+}
+
 /// A migrated database of these tenants.
 async fn store_of(database: &str, tenants: &[&str]) -> Store {
     let store = Store::new(&StoreConfig {
@@ -116,6 +178,7 @@ async fn store_of(database: &str, tenants: &[&str]) -> Store {
     }
     let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::from).collect();
     store.insert_events("all", &rows).await.unwrap();
+    deliver(&store, tenants).await;
     store
         .roll_up(jiff::Timestamp::now().as_millisecond())
         .await

@@ -4,6 +4,7 @@
 mod cohorts;
 mod conversations;
 mod definitions;
+mod deliveries;
 mod health;
 mod keys;
 mod overview;
@@ -13,6 +14,10 @@ mod sessions;
 pub use cohorts::{Breakdown, Cohort, CohortState, Figure, MetricRow, Restatement};
 pub use conversations::{ConversationCursor, ConversationRow};
 pub use definitions::{MetricDefinition, SourceMetric};
+pub use deliveries::{
+    AcceptedPoint, DeliveryFigures, DeliveryPoint, DestinationInfo, FailedTurn, FailedTurnCursor,
+    PendingDeliveries,
+};
 pub use health::{
     BrowserLoss, GapCount, HealthPoint, HealthRow, NameHealth, TypeBaseline, TypePoint,
 };

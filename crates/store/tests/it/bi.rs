@@ -169,7 +169,7 @@ async fn seed_deliveries(store: &Store) {
     let turns = [turn(1, 1, SECOND), failed(2, 1, 2 * SECOND), of_bravo];
     deliver(store, 0, &turns).await;
     let crm = destination("crm");
-    let said = DestinationRow::new(0, &crm);
+    let said = DestinationRow::new((0, START), &crm);
     let of_bravo = DestinationRow {
         tenant: "bravo",
         ..said.clone()

@@ -3,7 +3,9 @@
 use chatpulse_model::{
     Delivery, DeliveryResult, DestinationKind, FailureClass, delivery::DestinationState,
 };
-use chatpulse_store::{AuditOptions, DeliveryRow, DestinationRow, Finding, Store};
+use chatpulse_store::{
+    AuditOptions, DeliveryRow, DestinationRow, Finding, Span, Store, Unit, Window,
+};
 
 use crate::support::{DAY, HOUR, SECOND, START, client, execute, number, store};
 
@@ -172,12 +174,178 @@ async fn the_last_word_on_a_destination_counts() {
     for _ in 0..2 {
         store
             .insert_destinations(&[
-                DestinationRow::new(1, &disabled),
-                DestinationRow::new(0, &first),
+                DestinationRow::new((1, START + HOUR), &disabled),
+                DestinationRow::new((0, START), &first),
             ])
             .await
             .unwrap();
     }
-    let rows = "SELECT countIf(reason = 'failing') * 10 + count() FROM destinations FINAL";
-    assert_eq!(number(&client(database), rows).await, 11);
+    let client = client(database);
+    let rows = "SELECT countIf(reason = 'failing') * 10 + count() FROM destination_states";
+    assert_eq!(number(&client, rows).await, 11);
+    let since =
+        "SELECT toUInt64(toUnixTimestamp64Milli(assumeNotNull(since))) FROM destination_states";
+    assert_eq!(number(&client, since).await, START as u64);
+    // It left, and came again.
+    let left = DestinationState {
+        is_configured: false,
+        ..disabled
+    };
+    store
+        .insert_destinations(&[DestinationRow::new((2, START + 2 * HOUR), &left)])
+        .await
+        .unwrap();
+    let configured = "SELECT countIf(is_configured OR since IS NOT NULL) FROM destination_states";
+    assert_eq!(number(&client, configured).await, 0);
+    store
+        .insert_destinations(&[DestinationRow::new((3, START + 3 * HOUR), &first)])
+        .await
+        .unwrap();
+    assert_eq!(number(&client, since).await, (START + 3 * HOUR) as u64);
+}
+
+#[tokio::test]
+async fn deliveries_are_told_by_destination_type_and_time_in_every_unit() {
+    let database = "delivery_questions";
+    let store = store(database).await;
+    // Of now, since what waits is asked for as of now.
+    let now = number(
+        &client(database),
+        "SELECT toUInt64(toUnixTimestamp64Milli(now64(3)))",
+    )
+    .await as i64;
+    let base = now - now.rem_euclid(HOUR) - HOUR;
+    let at = |turn: Delivery, after: i64| Delivery {
+        received_at: base,
+        at: base + after,
+        next_at: turn.next_at.map(|_| base + after + HOUR),
+        ..turn
+    };
+    let of_erp = |turn: Delivery| Delivery {
+        destination: "erp".into(),
+        event_type: "lead.qualified".into(),
+        delivery_id: format!("{}_erp", turn.delivery_id),
+        ..turn
+    };
+    let given_up = Delivery {
+        result: DeliveryResult::GivenUp,
+        failure: Some(FailureClass::Refused),
+        status: Some(400),
+        next_at: None,
+        ..at(failed(4, 1, 0), 4 * SECOND)
+    };
+    let unsent = Delivery {
+        result: DeliveryResult::Withheld,
+        failure: Some(FailureClass::ConsentUnknown),
+        duration_ms: None,
+        status: None,
+        next_at: None,
+        ..at(failed(5, 1, 0), 5 * SECOND)
+    };
+    let turns = [
+        at(turn(1, 1, 0), SECOND),
+        // Delivered at the second turn, ten minutes later.
+        at(failed(2, 1, 0), 2 * SECOND),
+        at(turn(2, 2, 0), 602 * SECOND),
+        of_erp(at(failed(3, 1, 0), 3 * SECOND)),
+        of_erp(given_up),
+        unsent,
+        // Of somebody else.
+        Delivery {
+            tenant: "bravo".into(),
+            ..at(failed(6, 1, 0), SECOND)
+        },
+    ];
+    deliver(&store, 0, &turns).await;
+    // The sink may have inserted some twice.
+    deliver(&store, 0, &turns[..3]).await;
+    store.roll_up(now).await.unwrap();
+    for unit in [Unit::Minute, Unit::Hour, Unit::Day] {
+        let since_ms = base - base.rem_euclid(unit.ms());
+        let window = Window {
+            since_ms,
+            until_ms: base + HOUR,
+        };
+        let span = Span { window, unit };
+        let figures = store.delivery_figures("acme", span).await.unwrap();
+        let keys: Vec<_> = figures
+            .iter()
+            .map(|of| (of.destination.as_deref(), of.event_type.as_deref()))
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                (None, None),
+                (Some("crm"), None),
+                (Some("crm"), Some("message.sent")),
+                (Some("erp"), None),
+                (Some("erp"), Some("lead.qualified")),
+            ],
+            "{unit:?}"
+        );
+        let all = &figures[0];
+        assert_eq!(
+            (all.turns, all.attempts, all.delivered, all.retrying),
+            (6, 5, 2, 2),
+            "{unit:?}"
+        );
+        assert_eq!((all.failed, all.given_up, all.withheld), (3, 1, 1));
+        let failures: Vec<_> = all
+            .failures
+            .iter()
+            .map(|(class, n)| (class.as_str(), *n))
+            .collect();
+        assert_eq!(
+            failures,
+            [("consent_unknown", 1), ("http_5xx", 2), ("refused", 1)]
+        );
+        assert!((all.request_ms[0] - 100.0).abs() <= 1.0);
+        // 1.1 s and 602.1 s after they were received; of two values every percentile is the first.
+        assert!(
+            (all.delay_ms[0] / 1_100.0 - 1.0).abs() < 0.02,
+            "{:?}",
+            all.delay_ms
+        );
+        assert!(figures[3].request_ms.is_empty() && figures[3].delay_ms.is_empty());
+        let points = store.delivery_series("acme", span).await.unwrap();
+        let expected = if unit == Unit::Minute { 3 } else { 2 };
+        assert_eq!(points.len(), expected, "{unit:?}: {points:?}");
+        assert_eq!(points.iter().map(|point| point.delivered).sum::<u64>(), 2);
+        let types = store.delivery_type_series("acme", span).await.unwrap();
+        assert_eq!(types.last().unwrap().event_type, "lead.qualified");
+        assert_eq!(types.last().unwrap().given_up, 1);
+    }
+    let pending = store.pending_deliveries("acme").await.unwrap();
+    assert_eq!(pending.len(), 1, "{pending:?}");
+    assert_eq!(
+        (pending[0].destination.as_str(), pending[0].pending),
+        ("erp", 1)
+    );
+    assert_eq!(pending[0].oldest_received_ms, base);
+
+    let window = Window {
+        since_ms: base,
+        until_ms: base + HOUR,
+    };
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store
+            .failed_turns("acme", window, (after.as_ref(), 2))
+            .await
+            .unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.cursor());
+        seen.extend(page.into_iter().map(|turn| (turn.failure, turn.result)));
+    }
+    let seen: Vec<_> = seen.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            ("consent_unknown", "withheld"),
+            ("refused", "given_up"),
+            ("http_5xx", "retrying"),
+            ("http_5xx", "retrying"),
+        ]
+    );
 }
