@@ -155,15 +155,12 @@ impl Local {
                 .enrich(enricher_metrics.clone(), stop_rest.clone()),
         );
         rest.spawn(stages.clone().sink(sink_metrics.clone(), stop_rest.clone()));
-        let mut lag = vec![stages.enricher_lag()?, stages.sink_lag_watch()?];
-        // Two groups of consumers that have nothing to do would cost a third more than all others at rest.
-        if stages.has_deliveries().await? {
-            let attempts = stages.clone();
-            rest.spawn(attempts.sink_deliveries(sink_metrics.clone(), stop_rest.clone()));
-            let metrics = chatpulse_deliverer::Metrics::new(&stages.registry)?;
-            rest.spawn(stages.clone().deliver(metrics, stop_rest.clone()));
-            lag.push(stages.deliverer_lag()?);
-        }
+        rest.spawn(
+            stages
+                .clone()
+                .deliver_once_needed(sink_metrics.clone(), stop_rest.clone()),
+        );
+        let lag = vec![stages.enricher_lag()?, stages.sink_lag_watch()?];
         for watch in lag.clone() {
             let (admin, stop) = (Admin::new(&stages.kafka("lag"))?, stop_rest.clone());
             rest.spawn(async move { watch.run(&admin, &stop).await });

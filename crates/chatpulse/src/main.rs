@@ -8,6 +8,7 @@ mod config;
 mod deliveries;
 #[cfg(feature = "embedded")]
 mod demo;
+mod destinations;
 mod docs;
 mod lag;
 #[cfg(feature = "embedded")]

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    destinations::{self, DestinationWatch},
     lag::LagWatch,
     status::{self, Status},
     tokens::TokenWatch,
@@ -157,11 +158,9 @@ impl Stages {
 
     /// Where events are delivered, by the tenants file.
     pub(crate) fn destinations(&self) -> anyhow::Result<Vec<Destination>> {
-        let file = &self.config.producer.tenants_file;
-        match file.exists() {
-            true => Ok(chatpulse_deliverer::destination::load(file)?),
-            false => Ok(Vec::new()),
-        }
+        Ok(destinations::destinations(
+            &self.config.producer.tenants_file,
+        )?)
     }
 
     /// Whether a deliverer has anything to do: a destination, or what is left of former ones.
@@ -193,13 +192,14 @@ impl Stages {
         metrics: chatpulse_deliverer::Metrics,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let watch = DestinationWatch::open(&self.config.producer.tenants_file)?;
         let settings = &self.config.deliverer;
         let pauses = settings.pauses.iter().map(|pause| pause.0).collect();
         let config = chatpulse_deliverer::Config {
             kafka: self.kafka("deliverer"),
             topics: self.topics.clone(),
             group: self.deliverer_group(),
-            destinations: self.destinations()?,
+            destinations: watch.destinations(),
             client: self.http_client()?,
             schedule: Schedule::new(pauses)
                 .context("deliverer.pauses must be 1 to 12, each longer than the one before")?,
@@ -213,9 +213,43 @@ impl Stages {
             events: Arc::clone(&self.wire.events),
             framing: self.wire.deliveries_framing,
         };
-        chatpulse_deliverer::run(config, metrics, stop)
-            .await
-            .context("deliverer")
+        tokio::select! {
+            ended = chatpulse_deliverer::run(config, metrics, stop) => ended.context("deliverer"),
+            never = watch.run(self.config.producer.tenants_poll) => match never {},
+        }
+    }
+
+    /// The same, and what it writes to the store, from when there is something to deliver: two groups of
+    /// consumers that have nothing to do would cost half as much as all others at rest.
+    pub(crate) async fn deliver_once_needed(
+        self,
+        sink_metrics: chatpulse_sink::Metrics,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let metrics = chatpulse_deliverer::Metrics::new(&self.registry)?;
+        let mut is_needed = self.has_deliveries().await?;
+        let mut told = String::new();
+        while !is_needed {
+            tokio::select! {
+                () = tokio::time::sleep(self.config.producer.tenants_poll) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+            is_needed = match self.destinations() {
+                Ok(destinations) => !destinations.is_empty(),
+                Err(error) => {
+                    let text = error.to_string();
+                    if told != text {
+                        tracing::error!(%error, "destinations are refused, and nothing is delivered");
+                        told = text;
+                    }
+                    false
+                }
+            };
+        }
+        let (lag, admin) = (self.deliverer_lag()?, Admin::new(&self.kafka("lag"))?);
+        let attempts = self.clone().sink_deliveries(sink_metrics, stop.clone());
+        let deliver = self.clone().deliver(metrics, stop.clone());
+        tokio::try_join!(deliver, attempts, lag.run(&admin, &stop)).map(drop)
     }
 
     fn deliverer_group(&self) -> String {

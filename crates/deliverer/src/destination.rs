@@ -111,7 +111,7 @@ fn fifteen_seconds() -> Duration {
 }
 
 /// A validated destination.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// Whose it is.
     pub tenant: Arc<str>,
@@ -130,7 +130,7 @@ pub struct Destination {
 }
 
 /// What is sent where.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Receiver {
     /// Standard Webhooks.
     Webhook {
@@ -176,7 +176,7 @@ impl fmt::Debug for Receiver {
 }
 
 /// A key for webhook signatures.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey(pub(crate) Vec<u8>);
 
 impl fmt::Debug for SigningKey {

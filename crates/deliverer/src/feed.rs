@@ -162,7 +162,8 @@ impl Feed {
                 known: Vec::new(),
             }
         });
-        let new = run.names().filter(|(name, _)| !known.contains(name));
+        let new = run.names().into_iter();
+        let new = new.filter(|(name, _)| !known.contains(name));
         let new = new.map(|(_, lane)| lane).collect();
         let within = |cursor: Cursor| {
             if (ends.low..=ends.high).contains(&cursor.offset) {
@@ -342,7 +343,7 @@ impl FeedShared {
         let behind = behind
             .into_iter()
             .map(|(lane, next)| {
-                let destination = &self.run.lane(lane).destination;
+                let destination = self.run.lane(lane).destination();
                 Behind {
                     tenant: destination.tenant.to_string(),
                     destination: destination.id.to_string(),
@@ -350,7 +351,8 @@ impl FeedShared {
                 }
             })
             .collect();
-        let known = self.run.names().map(|(name, _)| name).collect();
+        let names = self.run.names().into_iter();
+        let known = names.map(|(name, _)| name).collect();
         Cursors {
             next,
             behind,
@@ -400,7 +402,7 @@ impl FeedShared {
                     .note(&event);
             }
             let mut handed = Handed::of(record, event);
-            for lane in self.run.wanting(&Arc::clone(&handed.event)) {
+            for lane in self.run.wanting(&handed.event) {
                 if handed.at.offset < self.end && self.new.contains(&lane) {
                     continue;
                 }
@@ -422,11 +424,12 @@ impl FeedShared {
         if !lane.has_room() {
             return false;
         }
+        let destination = lane.destination();
         let turn = Turn {
             event: Arc::clone(&handed.event),
             framed: handed.framed(),
-            destination: Arc::clone(&lane.destination.id),
-            kind: lane.destination.receiver.kind(),
+            destination: Arc::clone(&destination.id),
+            kind: destination.receiver.kind(),
             attempts: 0,
             replayed: false,
         };
@@ -485,7 +488,18 @@ fn catch_up(
     let mut last: LaneId = 0;
     while !is_over() {
         let laggards = shared.progress().laggards();
-        let is_ready = |lane: LaneId| shared.run.lane(lane).has_much_room();
+        for (lane, _) in &laggards {
+            if shared.run.lane(*lane).is_removed() {
+                // Nothing more is owed to it.
+                let mut progress = shared.progress();
+                let next = progress.next();
+                progress.catch_up(*lane, next);
+            }
+        }
+        let is_ready = |lane: LaneId| {
+            let lane = shared.run.lane(lane);
+            lane.has_much_room() && !lane.is_removed()
+        };
         let ready: Vec<_> = laggards
             .into_iter()
             .filter(|(lane, _)| is_ready(*lane))
@@ -507,7 +521,7 @@ fn catch_up(
             }
             for record in batch.iter() {
                 let (event, after) = shared.admit(&record, at);
-                let destination = &shared.run.lane(lane).destination;
+                let destination = shared.run.lane(lane).destination();
                 let event = event.filter(|event| {
                     destination.tenant.as_ref() == event.tenant
                         && destination.wants(event.event_type)

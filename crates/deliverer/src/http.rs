@@ -111,6 +111,12 @@ impl Pool {
         idle.pop().map(|(_, sender)| sender)
     }
 
+    /// Forgets the connections: the receiver is another one.
+    pub(crate) fn clear(&self) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.clear();
+    }
+
     fn put(&self, sender: Sender) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // As many as requests were under way at once, which the destination's concurrency bounds.

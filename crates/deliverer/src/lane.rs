@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use chatpulse_model::{FailureClass, delivery::DestinationState};
 use jiff::Timestamp;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -102,7 +103,12 @@ pub(crate) enum Refusal {
 
 /// A destination at work.
 pub(crate) struct Lane {
-    pub(crate) destination: Destination,
+    /// As it is configured now.
+    destination: ArcSwap<Destination>,
+    /// Whether it has left the configuration: what it was handed is given up.
+    is_removed: AtomicBool,
+    /// Requests that may be under way at once.
+    slots: Arc<Semaphore>,
     fresh: (mpsc::UnboundedSender<Job>, Arc<Semaphore>),
     retries: (mpsc::UnboundedSender<Job>, Arc<Semaphore>),
     pool: Pool,
@@ -138,10 +144,59 @@ impl Lane {
             }),
             changed: Notify::new(),
             shared: Arc::clone(shared),
-            destination,
+            slots: Arc::new(Semaphore::new(destination.concurrency)),
+            is_removed: AtomicBool::new(false),
+            destination: ArcSwap::from_pointee(destination),
         });
         tokio::spawn(Arc::clone(&lane).pump(retry_jobs, fresh_jobs));
         lane
+    }
+
+    pub(crate) fn destination(&self) -> Arc<Destination> {
+        self.destination.load_full()
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::SeqCst)
+    }
+
+    /// Takes over other settings; from the next request on they count. Another address is another receiver,
+    /// of which nothing is known.
+    pub(crate) fn configure(&self, destination: Destination) {
+        let before = self.destination();
+        if before.receiver.address() != destination.receiver.address() {
+            let mut health = self.health();
+            health.breaker = Breaker::new(self.shared.breaker);
+            health.failing_since = None;
+            health.is_remembered = false;
+            health.disabled = None;
+            drop(health);
+            self.pool.clear();
+        }
+        let (had, has) = (before.concurrency, destination.concurrency);
+        self.destination.store(Arc::new(destination));
+        if has > had {
+            self.slots.add_permits(has - had);
+        } else {
+            let left = had - has - self.slots.forget_permits(had - has);
+            let slots = Arc::clone(&self.slots);
+            // Those under way are taken away when they come back.
+            if let Some(left) = u32::try_from(left).ok().filter(|left| *left > 0) {
+                tokio::spawn(async move {
+                    if let Ok(permits) = slots.acquire_many_owned(left).await {
+                        permits.forget();
+                    }
+                });
+            }
+        }
+        self.is_removed.store(false, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// It has left the configuration.
+    pub(crate) fn remove(&self) {
+        self.is_removed.store(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
@@ -161,7 +216,7 @@ impl Lane {
     fn refusal(&self) -> Option<Refusal> {
         let health = self.health();
         // A disabled one has everything given up, whatever its breaker says.
-        if health.disabled.is_some() {
+        if health.disabled.is_some() || self.is_removed() {
             return None;
         }
         let now = Instant::now();
@@ -220,7 +275,7 @@ impl Lane {
         mut retries: mpsc::UnboundedReceiver<Job>,
         mut fresh: mpsc::UnboundedReceiver<Job>,
     ) {
-        let slots = Arc::new(Semaphore::new(self.destination.concurrency));
+        let slots = Arc::clone(&self.slots);
         let stop = self.shared.stop.clone();
         // A fresh one that was taken out, and then went after a retry.
         let mut held = None;
@@ -280,10 +335,10 @@ impl Lane {
             let changed = self.changed.notified();
             let permit = {
                 let mut health = self.health();
-                match &health.disabled {
-                    Some(_) => return,
-                    None => health.breaker.acquire(Instant::now()),
+                if health.disabled.is_some() || self.is_removed() {
+                    return;
                 }
+                health.breaker.acquire(Instant::now())
             };
             match permit {
                 Permit::Granted | Permit::Probe => return,
@@ -327,6 +382,10 @@ impl Lane {
 
     /// How the turn ended, and whether a request was made.
     async fn attempt(&self, turn: &Turn, at: Timestamp) -> (Ending, bool) {
+        if self.is_removed() {
+            return (Self::gone_from_configuration(), false);
+        }
+        let destination = self.destination();
         if let Some((_, reason)) = &self.health().disabled {
             let detail = format!("the destination is disabled ({reason})");
             let failure = Failure::new(FailureClass::Disabled, detail);
@@ -335,20 +394,20 @@ impl Lane {
         let objection = {
             let consents = self.shared.consents.lock();
             let consents = consents.unwrap_or_else(PoisonError::into_inner);
-            consents.objection(self.destination.consent, &turn.event)
+            consents.objection(destination.consent, &turn.event)
         };
         if let Some(class) = objection {
             let failure = Failure::new(class, "no request is made without consent");
             return (Ending::Failed(failure), false);
         }
-        let request = match request::build(&self.destination, &turn.event, at) {
+        let request = match request::build(&destination, &turn.event, at) {
             Ok(request) => request,
             Err(unfit) => {
                 let failure = Failure::new(FailureClass::Invalid, unfit.to_string());
                 return (Ending::Failed(failure), false);
             }
         };
-        let limits = (self.destination.timeout, judge(&self.destination));
+        let limits = (destination.timeout, judge(&destination));
         let client = &self.shared.client;
         (client.send(&self.pool, &request, limits).await, true)
     }
@@ -368,14 +427,14 @@ impl Lane {
                     }
                 },
             }
-            .then(|| health.state(&self.destination))
+            .then(|| health.state(&self.destination()))
         };
         self.changed.notify_waiters();
         if let Some(state) = state {
             if let Some(reason) = &state.reason {
                 tracing::warn!(
-                    tenant = %self.destination.tenant,
-                    destination = %self.destination.id,
+                    tenant = state.tenant,
+                    destination = state.destination,
                     reason,
                     "destination is disabled; `chatpulse deliveries enable` switches it on again"
                 );
@@ -386,7 +445,7 @@ impl Lane {
 
     /// Takes over what was remembered, or what an operator has said since.
     pub(crate) fn remembered(&self, state: &DestinationState, is_new: bool) {
-        if state.address != self.destination.receiver.address() {
+        if state.address != self.destination().receiver.address() {
             return;
         }
         let mut health = self.health();
@@ -409,6 +468,14 @@ impl Lane {
     /// Whether it is disabled.
     pub(crate) fn is_disabled(&self) -> bool {
         self.health().disabled.is_some()
+    }
+
+    /// What becomes of a delivery to a destination that is not there any more.
+    pub(crate) fn gone_from_configuration() -> Ending {
+        Ending::Failed(Failure::new(
+            FailureClass::Removed,
+            "the destination is not in the configuration, or is switched off there",
+        ))
     }
 
     /// The record of a turn that is skipped because the breaker is open.

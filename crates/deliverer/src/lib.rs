@@ -35,6 +35,7 @@ mod turn;
 mod waiting;
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -51,6 +52,7 @@ use chatpulse_model::{
 use destination::Destination;
 use http::Client;
 use schedule::Schedule;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{DelivererError, PartitionError};
@@ -66,8 +68,8 @@ pub struct Config {
     pub topics: Topics,
     /// Consumer group; all deliverers of an installation share it.
     pub group: String,
-    /// Where events go; the same on every deliverer.
-    pub destinations: Vec<Destination>,
+    /// Where events go, always as it is configured now; the same on every deliverer.
+    pub destinations: watch::Receiver<Vec<Destination>>,
     /// Makes the requests.
     pub client: Client,
     /// The pauses between the turns of a delivery; the same on every deliverer, and with as many steps as
@@ -134,6 +136,8 @@ pub async fn run(
             .ok_or_else(|| KafkaError::UnknownTopic {
                 topic: config.topics.deliveries.to_string(),
             })?;
+        let mut destinations = config.destinations.clone();
+        run.configure(&destinations.borrow_and_update());
         let states = {
             let run = Arc::clone(&run);
             tokio::task::spawn_blocking(move || {
@@ -155,6 +159,22 @@ pub async fn run(
             let run = Arc::clone(&run);
             tokio::task::spawn_blocking(move || run.follow_states(reader))
         };
+        let reload = {
+            let run = Arc::clone(&run);
+            async move {
+                while destinations.changed().await.is_ok() {
+                    let now = destinations.borrow_and_update().clone();
+                    run.configure(&now);
+                    run.say().await;
+                    tracing::info!(
+                        destinations = now.len(),
+                        "the destinations changed and are in force"
+                    );
+                }
+                // Nobody will ever change them.
+                std::future::pending::<Infallible>().await
+            }
+        };
         let events = Arc::clone(&config.topics.events);
         let task = {
             let run = Arc::clone(&run);
@@ -163,7 +183,10 @@ pub async fn run(
                 false => waiting::deliver(input, &run),
             }
         };
-        let outcome = run_group(group, task, stop).await;
+        let outcome = tokio::select! {
+            outcome = run_group(group, task, stop) => outcome,
+            never = reload => match never {},
+        };
         run.shared.stop.cancel();
         if let Err(error) = follower.await {
             tracing::warn!(%error, "the reader of states ended badly");

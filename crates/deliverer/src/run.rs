@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use chatpulse_kafka::{Batch, BatchLimit, KafkaError, PartitionReader, TopicPartition};
 use chatpulse_model::{
     Event,
@@ -16,6 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     Config,
+    destination::{ConsentRule, Destination},
     error::PartitionError,
     lane::{Lane, Shared},
     metrics::Metrics,
@@ -31,10 +33,34 @@ pub(crate) struct Run {
     pub(crate) events: Arc<Codec<Event>>,
     pub(crate) retries: Codec<Retry>,
     pub(crate) cursors: Codec<Cursors>,
-    lanes: Vec<Arc<Lane>>,
+    lanes: ArcSwap<Lanes>,
+    /// What was said last of destinations.
+    said: Mutex<Said>,
+    recorded: OnceLock<HashSet<RecordedTurn>>,
+}
+
+/// The destinations at work, and those that were. Replaced as a whole; a lane keeps its number.
+#[derive(Default)]
+struct Lanes {
+    all: Vec<Arc<Lane>>,
+    /// Those that are configured.
     by_tenant: HashMap<Arc<str>, Vec<LaneId>>,
     by_name: HashMap<(Arc<str>, Arc<str>), LaneId>,
-    recorded: OnceLock<HashSet<RecordedTurn>>,
+}
+
+impl Lanes {
+    /// Counts a lane among those that are configured.
+    fn insert(&mut self, id: LaneId, destination: &Destination) {
+        let tenant = Arc::clone(&destination.tenant);
+        let of_tenant = self.by_tenant.entry(Arc::clone(&tenant)).or_default();
+        of_tenant.push(id);
+        self.by_name
+            .insert((tenant, Arc::clone(&destination.id)), id);
+    }
+
+    fn configured(&self) -> impl Iterator<Item = (&Arc<Lane>, LaneId)> {
+        self.by_name.values().map(|id| (&self.all[*id], *id))
+    }
 }
 
 /// A turn that is recorded.
@@ -65,25 +91,12 @@ const STATES: BatchLimit = BatchLimit {
 const READ: Duration = Duration::from_secs(30);
 
 impl Run {
-    /// Starts a lane for each destination. To be called in the runtime.
+    /// Without destinations yet. To be called in the runtime.
     pub(crate) fn start(
         (config, metrics): (Config, Metrics),
         shared: Arc<Shared>,
         (retries, cursors): (Codec<Retry>, Codec<Cursors>),
     ) -> Self {
-        let lanes: Vec<_> = config
-            .destinations
-            .iter()
-            .map(|destination| Lane::start(destination.clone(), &shared))
-            .collect();
-        let mut by_tenant: HashMap<Arc<str>, Vec<LaneId>> = HashMap::new();
-        let mut by_name = HashMap::new();
-        for (id, lane) in lanes.iter().enumerate() {
-            let Lane { destination, .. } = &**lane;
-            let tenant = Arc::clone(&destination.tenant);
-            by_tenant.entry(Arc::clone(&tenant)).or_default().push(id);
-            by_name.insert((tenant, Arc::clone(&destination.id)), id);
-        }
         Self {
             events: Arc::clone(&config.events),
             config,
@@ -92,48 +105,97 @@ impl Run {
             shared,
             retries,
             cursors,
-            lanes,
-            by_tenant,
-            by_name,
+            lanes: ArcSwap::default(),
+            said: Mutex::default(),
             recorded: OnceLock::new(),
         }
     }
 
-    pub(crate) fn lane(&self, id: LaneId) -> &Arc<Lane> {
-        &self.lanes[id]
+    /// Takes over what is configured now. To be called in the runtime, and by one at a time. What is said of
+    /// a new destination from before is taken over as well.
+    pub(crate) fn configure(&self, destinations: &[Destination]) {
+        let before = self.lanes.load_full();
+        let mut lanes = Lanes {
+            all: before.all.clone(),
+            ..Lanes::default()
+        };
+        for destination in destinations {
+            let is_same = |lane: &Arc<Lane>| {
+                let known = lane.destination();
+                (&known.tenant, &known.id) == (&destination.tenant, &destination.id)
+            };
+            let id = match lanes.all.iter().position(is_same) {
+                Some(id) => {
+                    let lane = &lanes.all[id];
+                    if *lane.destination() != *destination || lane.is_removed() {
+                        lane.configure(destination.clone());
+                    }
+                    id
+                }
+                None => {
+                    let lane = Lane::start(destination.clone(), &self.shared);
+                    let key = (destination.tenant.to_string(), destination.id.to_string());
+                    if let Some(state) = self.said().get(&key) {
+                        lane.remembered(state, true);
+                    }
+                    lanes.all.push(lane);
+                    lanes.all.len() - 1
+                }
+            };
+            lanes.insert(id, destination);
+        }
+        for (name, id) in &before.by_name {
+            if !lanes.by_name.contains_key(name) {
+                before.all[*id].remove();
+            }
+        }
+        self.lanes.store(Arc::new(lanes));
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lane(&self, id: LaneId) -> Arc<Lane> {
+        Arc::clone(&self.lanes.load().all[id])
     }
 
     /// The lanes that want an event.
-    pub(crate) fn wanting(&self, event: &Event) -> impl Iterator<Item = LaneId> {
-        let of_tenant = self.by_tenant.get(event.tenant.as_str());
+    pub(crate) fn wanting(&self, event: &Event) -> Vec<LaneId> {
+        let lanes = self.lanes.load();
+        let of_tenant = lanes.by_tenant.get(event.tenant.as_str());
         of_tenant
             .into_iter()
             .flatten()
             .copied()
-            .filter(|id| self.lanes[*id].destination.wants(event.event_type))
+            .filter(|id| lanes.all[*id].destination().wants(event.event_type))
+            .collect()
     }
 
-    /// The names of all lanes, and their numbers.
-    pub(crate) fn names(&self) -> impl Iterator<Item = (String, LaneId)> {
-        let name = |lane: &Arc<Lane>| {
-            let destination = &lane.destination;
-            format!("{}/{}", destination.tenant, destination.id)
-        };
-        let lanes = self.lanes.iter().enumerate();
-        lanes.map(move |(id, lane)| (name(lane), id))
+    /// The names of all lanes that are configured, and their numbers.
+    pub(crate) fn names(&self) -> Vec<(String, LaneId)> {
+        let lanes = self.lanes.load();
+        let mut names: Vec<_> = lanes
+            .by_name
+            .iter()
+            .map(|((tenant, destination), id)| (format!("{tenant}/{destination}"), *id))
+            .collect();
+        // Cursors are compared with those written before.
+        names.sort_unstable();
+        names
     }
 
     pub(crate) fn lane_of(&self, tenant: &str, destination: &str) -> Option<LaneId> {
         let name = (Arc::from(tenant), Arc::from(destination));
-        self.by_name.get(&name).copied()
+        self.lanes.load().by_name.get(&name).copied()
     }
 
     /// Whether any destination asks for proof of consent.
     pub(crate) fn asks_for_consent(&self) -> bool {
-        use crate::destination::ConsentRule;
-        self.lanes
-            .iter()
-            .any(|lane| lane.destination.consent != ConsentRule::NotNeeded)
+        let lanes = self.lanes.load();
+        lanes
+            .configured()
+            .any(|(lane, _)| lane.destination().consent != ConsentRule::NotNeeded)
     }
 
     /// An error where the way to the broker has broken.
@@ -200,27 +262,27 @@ impl Run {
         let mut reader = PartitionReader::new(&self.config.kafka, topic)?;
         let ends = reader.watermarks()?;
         let batch = reader.read_range(ends.low..ends.high, READ)?;
-        let mut said = BTreeMap::new();
         for record in batch.iter() {
-            if let Some(state) = self.state(record.payload) {
-                said.insert((state.tenant.clone(), state.destination.clone()), state);
-            }
-        }
-        for state in said.values() {
-            self.take_state(state, true);
+            self.take_state(record.payload, true);
         }
         self.tell_disabled();
-        for state in self.to_be_said(&said) {
-            // Where it cannot be written, the run fails of it.
-            self.runtime.block_on(self.shared.recorder.remember(&state));
-        }
+        self.runtime.block_on(self.say());
         Ok(reader)
+    }
+
+    /// Says of destinations what is new. Where it cannot be written, the run fails of it.
+    pub(crate) async fn say(&self) {
+        let new = self.to_be_said(&self.said());
+        for state in new {
+            self.shared.recorder.remember(&state).await;
+        }
     }
 
     /// What is to be said of destinations, which is not what was said last.
     fn to_be_said(&self, said: &Said) -> Vec<DestinationState> {
-        let lanes = self.lanes.iter().filter_map(|lane| {
-            let now = lane.destination.healthy();
+        let lanes = self.lanes.load();
+        let configured = lanes.configured().filter_map(|(lane, _)| {
+            let now = lane.destination().healthy();
             let before = said.get(&(now.tenant.clone(), now.destination.clone()));
             let now = match before.filter(|before| before.address == now.address) {
                 Some(before) => DestinationState {
@@ -241,7 +303,7 @@ impl Run {
                 is_configured: false,
                 ..state.clone()
             });
-        lanes.chain(gone).collect()
+        configured.chain(gone).collect()
     }
 
     /// Follows it, until the run ends: another process, or an operator, may say more. Blocking.
@@ -251,9 +313,7 @@ impl Run {
             match reader.next_batch(&STATES, &|| stop.is_cancelled()) {
                 Ok(batch) => {
                     for record in batch.iter() {
-                        if let Some(state) = self.state(record.payload) {
-                            self.take_state(&state, false);
-                        }
+                        self.take_state(record.payload, false);
                     }
                 }
                 Err(error) => {
@@ -265,23 +325,22 @@ impl Run {
         }
     }
 
-    fn state(&self, payload: Option<&[u8]>) -> Option<DestinationState> {
+    fn take_state(&self, payload: Option<&[u8]>, is_start: bool) {
         let codec = &self.shared.recorder.codecs().destinations;
-        let state = payload.and_then(|bytes| codec.decode(bytes).ok());
-        if state.is_none() {
-            self.metrics.undecodable();
-        }
-        state
-    }
-
-    fn take_state(&self, state: &DestinationState, is_start: bool) {
+        let state: DestinationState = match payload.map(|bytes| codec.decode(bytes)) {
+            Some(Ok(state)) => state,
+            Some(Err(_)) | None => return self.metrics.undecodable(),
+        };
         if let Some(id) = self.lane_of(&state.tenant, &state.destination) {
-            self.lanes[id].remembered(state, is_start);
+            self.lane(id).remembered(&state, is_start);
         }
+        let key = (state.tenant.clone(), state.destination.clone());
+        self.said().insert(key, state);
     }
 
     fn tell_disabled(&self) {
-        let disabled = self.lanes.iter().filter(|lane| lane.is_disabled());
+        let lanes = self.lanes.load();
+        let disabled = lanes.configured().filter(|(lane, _)| lane.is_disabled());
         self.metrics.disabled(disabled.count());
     }
 }

@@ -18,12 +18,12 @@ use std::{
 };
 
 use chatpulse_kafka::{BatchLimit, KafkaError, Next, Partition};
-use chatpulse_model::{FailureClass, delivery::Retry};
+use chatpulse_model::delivery::Retry;
 use jiff::Timestamp;
 
 use crate::{
     error::PartitionError,
-    failure::{Ending, Failure},
+    failure::Ending,
     lane::{Lane, Refusal, Source, Ticket},
     progress::OpenOffsets,
     run::{RecordedTurn, Run},
@@ -202,9 +202,7 @@ impl Waiting {
             replayed: retry.replayed,
         };
         let Some(lane) = self.run.lane_of(&retry.tenant, &retry.destination) else {
-            let detail = "the destination is not in the configuration, or is switched off there";
-            let ending = Ending::Failed(Failure::new(FailureClass::Removed, detail));
-            return self.end(turn, ending, (ticket, now));
+            return self.end(turn, Lane::gone_from_configuration(), (ticket, now));
         };
         let recorded = RecordedTurn {
             lane,

@@ -353,3 +353,63 @@ async fn what_ended_is_not_repeated_though_the_cursors_do_not_know_it() {
     assert_eq!(world.deliveries().len(), 40);
     assert!(receiver.seen().requests.values().all(|count| *count == 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destinations_come_change_and_go_while_others_are_delivered_to() {
+    let world = World::new("reload").await;
+    let (old, moved, hanging) = (
+        Receiver::start(Behaviour::Fast).await,
+        Receiver::start(Behaviour::Fast).await,
+        Receiver::start(Behaviour::Hanging).await,
+    );
+    let (new, fast) = (
+        Receiver::start(Behaviour::Fast).await,
+        Receiver::start(Behaviour::Fast).await,
+    );
+    let fast_entry = webhook("fast", &fast);
+    let entries = [
+        webhook("crm", &old),
+        webhook("gone", &hanging),
+        fast_entry.clone(),
+    ];
+    let (sender, receiver) = tokio::sync::watch::channel(world.destinations(&entries.concat()));
+    let mut config = world.config(Vec::new());
+    config.destinations = receiver;
+    let deliverer = world.start(config).await;
+    world.accept((0, 300)).await;
+    world.until(|| fast.seen().taken.len() == 300).await;
+    world.until(|| old.seen().taken.len() == 300).await;
+    // One goes that hangs, one points elsewhere, and one comes.
+    let entries = [webhook("crm", &moved), webhook("new", &new), fast_entry];
+    sender.send_replace(world.destinations(&entries.concat()));
+    world
+        .until(|| world.said("gone").is_some_and(|state| !state.is_configured))
+        .await;
+    world.until(|| world.said("new").is_some()).await;
+    world.accept((300, 350)).await;
+    world.until(|| fast.seen().taken.len() == 350).await;
+    world.until(|| new.seen().taken.len() == 50).await;
+    world.until(|| moved.seen().taken.len() == 50).await;
+    // What the one that left was handed and had not taken is given up with its reason.
+    world
+        .until(|| {
+            let deliveries = world.deliveries();
+            let ended = ends(&deliveries);
+            let of_gone = deliveries.iter().filter(|one| one.destination == "gone");
+            of_gone.clone().count() > 0
+                && of_gone
+                    .clone()
+                    .all(|one| ended.contains_key(one.delivery_id.as_str()))
+                && of_gone
+                    .clone()
+                    .any(|one| one.failure == Some(FailureClass::Removed))
+        })
+        .await;
+    deliverer.stop().await;
+    assert_eq!(old.seen().taken.len(), 300);
+    assert!(fast.seen().requests.values().all(|count| *count == 1));
+    assert_eq!(world.said("crm").unwrap().address, {
+        let all = world.destinations(&entries.concat());
+        all[0].receiver.address()
+    });
+}

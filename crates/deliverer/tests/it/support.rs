@@ -24,9 +24,10 @@ use chatpulse_kafka::{
 use chatpulse_model::{
     Delivery, DeliveryResult, Event, Outcome,
     avro::{Codec, Framing},
-    delivery::Retry,
+    delivery::{DestinationState, Retry},
 };
 use prometheus::Registry;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// No step of a test takes longer on a healthy machine, however loaded.
@@ -133,7 +134,7 @@ impl World {
             kafka: self.kafka.clone(),
             topics: self.topics.clone(),
             group: format!("{}.deliverer", self.name),
-            destinations,
+            destinations: watch::channel(destinations).1,
             client: Client::new(guard, &[]).unwrap(),
             schedule: Schedule::new(PAUSES.to_vec()).unwrap(),
             breaker: BreakerSettings {
@@ -191,6 +192,18 @@ impl World {
         self.read(&self.topics.deliveries, |bytes| {
             codec.decode(bytes).unwrap()
         })
+    }
+
+    /// What was said last of a destination.
+    pub(crate) fn said(&self, destination: &str) -> Option<DestinationState> {
+        let codec = Codec::<DestinationState>::new(Framing::SingleObject).unwrap();
+        let all = self.read(&self.topics.destinations, |bytes| {
+            codec.decode(bytes).unwrap()
+        });
+        let of_name = all
+            .into_iter()
+            .filter(|state| state.destination == destination);
+        of_name.last()
     }
 
     /// Every record of a retry topic.
