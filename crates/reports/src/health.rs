@@ -14,6 +14,7 @@ use crate::Reports;
 use crate::deliveries::Outgoing;
 use crate::failures::{Failure, Reason};
 use crate::period::{Period, Span, timestamp, unit_schema};
+use crate::twins::{Twins, twins};
 use crate::verdict::{Counts, Judgement, Verdict, judge};
 
 /// How many rejections are listed.
@@ -56,6 +57,9 @@ pub struct TenantHealth {
     pub rejections: Vec<Reason>,
     /// The newest rejections, newest first, without their content.
     pub recent_rejections: Vec<Failure>,
+    /// Events that come both from the page and from the vendor's server, reconciled; null where no event type
+    /// is known to come both ways.
+    pub twins: Option<Twins>,
     /// Deliveries of the tenant's events to its own receivers; null where it has none. Judged apart.
     pub deliveries: Option<Outgoing>,
 }
@@ -240,6 +244,7 @@ impl Reports {
             rejections,
             recent_rejections,
             series,
+            twin_counts,
             deliveries,
         ) = tokio::try_join!(
             store.health(tenant, span),
@@ -251,6 +256,7 @@ impl Reports {
             store.rejections_by_reason(tenant, window),
             store.recent_rejections(tenant, window, (None, RECENT_REJECTIONS)),
             store.health_series(tenant, span),
+            store.twins(tenant, window),
             self.outgoing(tenant, period),
         )?;
         let found = Found {
@@ -278,6 +284,7 @@ impl Reports {
             series: series.into_iter().map(Point::from).collect(),
             rejections: rejections.into_iter().map(Reason::from).collect(),
             recent_rejections: recent_rejections.into_iter().map(Failure::from).collect(),
+            twins: twins(&twin_counts),
             deliveries,
         })
     }

@@ -27,6 +27,7 @@ mod pages;
 mod period;
 mod rollups;
 mod text;
+mod twins;
 mod verdict;
 
 pub use access::{
@@ -52,6 +53,7 @@ pub use matrix::{Matrix, MatrixCell, MatrixMetric, MatrixSource};
 pub use overview::{Overview, PartitionLag, PipelinePointReport, StageLag, TenantOverview};
 pub use period::{Period, PeriodError, Span};
 pub use rollups::{RollUpMetrics, keep_rolled_up};
+pub use twins::{Reconciled, TwinSource, Twins};
 pub use verdict::{Judgement, Verdict};
 
 use chatpulse_model::source::Catalog;

@@ -73,6 +73,34 @@ impl TenantHealth {
                 ]
             }),
         );
+        let rate = |rate: Option<f64>| rate.map_or(NOT_AVAILABLE.to_owned(), percent);
+        table(
+            &mut out,
+            "Page and server, reconciled",
+            &[
+                "source",
+                "from a server",
+                "lost in browser",
+                "share lost in browser",
+                "from the page",
+                "lost by server",
+                "share lost by server",
+            ],
+            self.twins
+                .iter()
+                .flat_map(|twins| &twins.sources)
+                .map(|of| {
+                    vec![
+                        cell(&of.source),
+                        of.reconciled.server.to_string(),
+                        of.reconciled.lost_in_browser.to_string(),
+                        rate(of.reconciled.browser_loss_rate),
+                        of.reconciled.page.to_string(),
+                        of.reconciled.lost_by_server.to_string(),
+                        rate(of.reconciled.server_loss_rate),
+                    ]
+                }),
+        );
         table(
             &mut out,
             "Event types",

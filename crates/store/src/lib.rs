@@ -37,7 +37,7 @@ pub use queries::{
     ConversationRow, DeliveryFigures, DeliveryPoint, DestinationInfo, FailedTurn, FailedTurnCursor,
     Figure, GapCount, HealthPoint, HealthRow, KeyHealth, MetricDefinition, MetricRow, NameHealth,
     PendingDeliveries, PipelinePoint, Rejected, RejectedCursor, RejectionCount, Restatement,
-    SessionEvent, SourceMetric, Span, TenantRow, TypeBaseline, TypePoint, Unit, Window,
+    SessionEvent, SourceMetric, Span, TenantRow, TwinCount, TypeBaseline, TypePoint, Unit, Window,
 };
 pub use readers::{Reader, access_statements};
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};

@@ -48,6 +48,7 @@ migrations! {
     10 "0010_deliveries.sql" formerly "e7f9a97ab52af104c756de043880ee393cc178872613ab8989570bd8559f88df",
     11 "0011_conversation_lists.sql",
     12 "0012_destinations.sql",
+    13 "0013_twins.sql",
 }
 
 impl Migration {

@@ -9,7 +9,7 @@
 //! conversation_rollup (hour) ── hours of a day merged ──► conversation_rollup (day)
 //!                                     └─ differs from what had settled ─► restatements
 //! session_starts ─► rollup_work ─► session_rollup
-//! deliveries ─► delivery_rollup, see `rollup/deliveries.rs`
+//! deliveries ─► delivery_rollup, see `rollup/deliveries.rs`; events ─► twin_rollup, see `rollup/twins.rs`
 //! ```
 //!
 //! A run only replaces rows by what the facts say now, so it may be repeated, die in its middle, and
@@ -17,6 +17,7 @@
 //! what came in since that one began.
 
 mod deliveries;
+mod twins;
 
 use clickhouse::Row;
 use clickhouse::query::Query;
@@ -36,6 +37,8 @@ pub struct RolledUp {
     pub session_hours: u64,
     /// Hours of deliveries.
     pub delivery_hours: u64,
+    /// Hours of events that come both from page and server.
+    pub twin_hours: u64,
     /// Figures of settled days that changed.
     pub restatements: u64,
 }
@@ -496,6 +499,7 @@ impl Store {
             days: 0,
             session_hours: 0,
             delivery_hours: 0,
+            twin_hours: 0,
             restatements: 0,
         };
         for kind in [&CONVERSATIONS, &SESSIONS] {
@@ -527,6 +531,8 @@ impl Store {
         }
         let since_ms = run.last.map_or(0, |last| last.read_ms - LOOK_BACK_MS);
         done.delivery_hours = self.roll_up_deliveries(since_ms).await?;
+        let last_as_of_ms = run.last.map(|last| last.as_of_ms);
+        done.twin_hours = self.roll_up_twins(last_as_of_ms, as_of_ms).await?;
         self.end(&run, done).await?;
         Ok(done)
     }

@@ -12,6 +12,7 @@ use crate::health::{
     Delivery, Drift, Key, Name, Percentiles, SourceHealth, TenantHealth, TypeHealth,
 };
 use crate::text::{duration, grouped};
+use crate::twins::Twins;
 use crate::verdict::{Verdict, percent};
 
 /// Event types that are listed at once: those that need attention within these bounds.
@@ -54,6 +55,7 @@ pub(super) fn content(health: &TenantHealth, links: bool) -> Markup {
             (figures(health))
             (over_time(health))
             (sources(&health.sources))
+            @if let Some(twins) = &health.twins { (reconciled(twins)) }
             (types(health))
             (queryable(health))
             (drift(&health.drift))
@@ -295,6 +297,54 @@ fn sources(sources: &[SourceHealth]) -> Markup {
         section.card {
             header { h2 #sources { "Sources" } }
             (scroll("Delivery by source", &table))
+        }
+    }
+}
+
+/// Events that should come both from the page and from the vendor's server.
+fn reconciled(twins: &Twins) -> Markup {
+    let all = ("All sources", &twins.total);
+    let rows = twins
+        .sources
+        .iter()
+        .map(|of| (of.source.as_str(), &of.reconciled));
+    let rows: Vec<_> = match twins.sources.len() {
+        1 => rows.collect(),
+        _ => std::iter::once(all).chain(rows).collect(),
+    };
+    let rate = |rate: Option<f64>| match rate {
+        Some(rate) => html! { (percent(rate)) },
+        None => not_available("Nothing came that way in this time."),
+    };
+    let table = html! {
+        table.fold role="table" {
+            caption.unseen { "Page and server, reconciled" }
+            thead role="rowgroup" { tr role="row" {
+                th scope="col" role="columnheader" { "Source" }
+                @for head in ["From a server", "Lost in browser", "Share lost in browser", "From the page", "Lost by server", "Share lost by server"] {
+                    th.n scope="col" role="columnheader" { (head) }
+                }
+            } }
+            tbody role="rowgroup" { @for (source, of) in rows {
+                tr role="row" data-key={ "twins-" (source) } {
+                    th scope="row" role="rowheader" { (foreign(source)) }
+                    td.n role="cell" data-label="From a server" { (grouped(of.server.into())) }
+                    td.n role="cell" data-label="Lost in browser" { (grouped(of.lost_in_browser.into())) }
+                    td.n role="cell" data-label="Share lost in browser" { (rate(of.browser_loss_rate)) }
+                    td.n role="cell" data-label="From the page" { (grouped(of.page.into())) }
+                    td.n role="cell" data-label="Lost by server" { (grouped(of.lost_by_server.into())) }
+                    td.n role="cell" data-label="Share lost by server" { (rate(of.server_loss_rate)) }
+                }
+            } }
+        }
+    };
+    html! {
+        section.card {
+            header {
+                h2 #twins { "Page and server, reconciled" }
+                p { "Events that come both from the page and from the vendor's server, under the same id: what came one way only was lost on the other. Of hours that have been over for an hour, by event types that are known to come both ways." }
+            }
+            (scroll("Page and server, reconciled", &table))
         }
     }
 }

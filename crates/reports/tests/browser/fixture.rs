@@ -76,6 +76,11 @@ impl Maker {
         }
     }
 
+    fn last(&mut self) -> &mut Event {
+        let last = self.rows.len() - 1;
+        &mut self.rows[last].event
+    }
+
     fn copy_of_last(&mut self) {
         let last = &self.rows[self.rows.len() - 1];
         let (event, inserted_at) = (last.event.clone(), last.inserted_at + 1_500);
@@ -371,8 +376,19 @@ fn autochat(maker: &mut Maker, at: i64, broken: bool) {
         maker.reject(refused, RejectReason::InvalidTime, detail);
         return;
     }
-    maker.add(named(event, "lead_qualified", EventType::LeadQualified));
-    maker.copy_of_last();
+    // From the page and from the vendor's server, but for one in fifty that never came from the page.
+    let by_page = Event {
+        sdk: Some("chatpulse.js/1".into()),
+        ..named(event.clone(), "lead_qualified", EventType::LeadQualified)
+    };
+    if at % 50 == 0 {
+        maker.add(named(event, "lead_qualified", EventType::LeadQualified));
+        maker.copy_of_last();
+    } else {
+        maker.add(by_page);
+        maker.copy_of_last();
+        maker.last().sdk = None;
+    }
 }
 
 fn userlike(maker: &mut Maker, at: i64) {

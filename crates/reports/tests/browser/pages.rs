@@ -86,6 +86,16 @@ async fn what_the_health_page_shows_equals_the_api() {
         assert_eq!(share, format!("{expected:.1} %"));
     }
 
+    let twins = table(&page, "Page and server, reconciled").await;
+    let of = &api["twins"]["sources"][0];
+    assert_eq!((twins.len(), twins[0][0].as_str()), (1, "autochat"));
+    assert_eq!(number(&twins[0][1]), count(&of["server"]));
+    assert_eq!(number(&twins[0][2]), count(&of["lost_in_browser"]));
+    assert!(count(&of["lost_in_browser"]) > 0, "{of}");
+    let rate = of["browser_loss_rate"].as_f64().unwrap();
+    assert_eq!(twins[0][3], format!("{:.1} %", rate * 100.0));
+    assert!(api["twins"]["server_loss_rate"].is_number());
+
     let shown = table(&page, "Delivery by source").await;
     let sources = list(&api["sources"]);
     assert_eq!(shown.len(), sources.len());

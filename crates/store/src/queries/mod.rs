@@ -10,6 +10,7 @@ mod keys;
 mod overview;
 mod rejections;
 mod sessions;
+mod twins;
 
 pub use cohorts::{Breakdown, Cohort, CohortState, Figure, MetricRow, Restatement};
 pub use conversations::{ConversationCursor, ConversationRow};
@@ -25,6 +26,7 @@ pub use keys::KeyHealth;
 pub use overview::{Books, PipelinePoint, TenantRow};
 pub use rejections::{Rejected, RejectedCursor, RejectionCount};
 pub use sessions::SessionEvent;
+pub use twins::TwinCount;
 
 use clickhouse::query::Query;
 use serde::Serialize;

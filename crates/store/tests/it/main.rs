@@ -15,3 +15,4 @@ mod rejected;
 mod reports;
 mod rollup;
 mod support;
+mod twins;
