@@ -200,10 +200,8 @@ impl World {
         let all = self.read(&self.topics.destinations, |bytes| {
             codec.decode(bytes).unwrap()
         });
-        let of_name = all
-            .into_iter()
-            .filter(|state| state.destination == destination);
-        of_name.last()
+        all.into_iter()
+            .rfind(|state| state.destination == destination)
     }
 
     /// Every record of a retry topic.
