@@ -3,10 +3,10 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
+use super::figures::{self, Cohort as CohortRow};
 use super::{Span, Unit, Window, brief};
 use crate::Store;
 use crate::error::StoreError;
-use crate::rollup::SETTLING_MS;
 
 /// Which conversations to measure, and when to judge them.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +49,7 @@ pub struct MetricRow {
 }
 
 /// How a report takes the conversations of a span apart. Each is a breakdown of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Breakdown {
     /// All together, and each source.
     Source,
@@ -73,53 +72,18 @@ impl Breakdown {
         Breakdown::Language,
     ];
 
-    fn name(self) -> &'static str {
-        match self {
-            Breakdown::Source => "source",
-            Breakdown::Time => "time",
-            Breakdown::Widget => "widget",
-            Breakdown::Language => "language",
-        }
-    }
-
     /// Of `conversation_rollup`.
-    fn dimension(self) -> &'static str {
+    pub(super) fn dimension(self) -> &'static str {
         match self {
             Breakdown::Source | Breakdown::Time => "",
             Breakdown::Widget => "widget",
             Breakdown::Language => "language",
         }
     }
-
-    /// The groups that a row `r` which is not taken apart counts in: breakdown, name, time.
-    fn places(self) -> Option<&'static str> {
-        match self {
-            Breakdown::Source => {
-                Some("('source', '', toInt64(0)), ('source', r.source, toInt64(0))")
-            }
-            Breakdown::Time => Some("('time', '', toInt64(toUnixTimestamp(r.cohort)) * 1000)"),
-            Breakdown::Widget | Breakdown::Language => None,
-        }
-    }
-}
-
-impl From<Breakdown> for String {
-    fn from(breakdown: Breakdown) -> String {
-        breakdown.name().to_owned()
-    }
-}
-
-impl TryFrom<String> for Breakdown {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Breakdown, String> {
-        let found = Breakdown::ALL.into_iter().find(|one| one.name() == name);
-        found.ok_or_else(|| format!("there is no breakdown {name:?}"))
-    }
 }
 
 /// A metric of a group of conversations, by the cohort of their start.
-#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     /// How the conversations are taken apart.
     pub breakdown: Breakdown,
@@ -211,9 +175,6 @@ pub struct Restatement {
     pub last_received_ms: Option<i64>,
 }
 
-/// Most groups of a breakdown by widget or language, `(other)` among them.
-const MAX_GROUPS: u32 = 100;
-
 impl Store {
     /// Every metric of the cohort, for all sources together and for each.
     pub async fn metrics(&self, cohort: &Cohort<'_>) -> Result<Vec<MetricRow>, StoreError> {
@@ -244,62 +205,54 @@ impl Store {
         span: Span,
         breakdowns: &[Breakdown],
     ) -> Result<Vec<Figure>, StoreError> {
-        let dimensions: Vec<String> = breakdowns
+        let (whole, apart): (Vec<_>, Vec<_>) = breakdowns
             .iter()
-            .map(|breakdown| format!("'{}'", breakdown.dimension()))
-            .collect();
-        let dimensions = dimensions.join(", ");
-        let places: Vec<&str> = breakdowns
-            .iter()
-            .filter_map(|breakdown| breakdown.places())
-            .collect();
-        let rows = cohorts(span, &dimensions);
-        let (unit, inside) = (span.unit.cohorts(), span.on("cohort"));
-        let (unit_ms, until_ms) = (span.unit.ms(), span.window.until_ms);
-        let apart = MAX_GROUPS - 1;
-        // All questions in one: to plan it takes longer than to answer it.
-        let sql = format!(
-            "WITH
-                 (SELECT toUnixTimestamp64Milli(as_of) FROM rollup_runs ORDER BY read_at DESC LIMIT 1) AS as_of_ms,
-                 (SELECT groupArray((dimension, name)) FROM (
-                      SELECT toString(dimension) AS dimension, toString(figures.value) AS name,
-                             sum(figures.conversations) AS size
-                      FROM conversation_rollup FINAL ARRAY JOIN figures
-                      WHERE tenant = ? AND unit = '{unit}' AND dimension IN ({dimensions}) AND dimension != '' AND {inside}
-                        AND name != '(other)'
-                      GROUP BY dimension, name ORDER BY size DESC, name LIMIT {apart} BY dimension)) AS largest
-             SELECT breakdown,
-                    if(breakdown = 'source', nullIf(name, ''), NULL) AS source,
-                    if(breakdown = 'time', toNullable(at), NULL) AS at_ms,
-                    if(breakdown IN ('widget', 'language'), toNullable(name), NULL) AS value,
-                    metric, kind,
-                    toBool(observed > 0) AS observable,
-                    if(kind = 'duration', durations, observed) AS n,
-                    if(kind = 'duration', NULL, numerator) AS numerator,
-                    denominator,
-                    if(kind IN ('rate', 'score'), numerator / nullIf(denominator, 0), NULL) AS rate,
-                    if(durations > 0, quantiles[1], NULL) AS median_ms,
-                    if(durations > 0, quantiles[2], NULL) AS p90_ms,
-                    if(durations > 0, quantiles[3], NULL) AS p95_ms,
-                    toBool(ifNull(changing, 1)) AS provisional
-             FROM (
-                 SELECT place.1 AS breakdown, place.2 AS name, place.3 AS at,
-                        toString(r.f.1) AS metric, toString(r.f.2) AS kind,
-                        sum(r.f.3) AS observed, sum(r.f.4) AS numerator, sum(r.f.5) AS denominator,
-                        sum(length(r.f.6)) AS durations,
-                        quantilesExactInclusiveArray(0.5, 0.9, 0.95)(r.f.6) AS quantiles,
-                        -- Of a unit of time its own end counts, else that of the window.
-                        max(r.open > 0 OR (metric = 'reopen_rate' AND r.reopen_settles_at IS NOT NULL)
-                            OR greatest(toInt64(toUnixTimestamp(r.cohort)) * 1000 + {unit_ms},
-                                        if(breakdown = 'time', 0, {until_ms})) + {SETTLING_MS} > as_of_ms) AS changing
-                 FROM ({rows}) AS r
-                 ARRAY JOIN if(r.dimension = '', [{places}], [(r.dimension,
-                     if(has(largest, (r.dimension, r.name)), r.name, '(other)'), toInt64(0))]) AS place
-                 GROUP BY breakdown, name, at, metric, kind)
-             ORDER BY breakdown, source NULLS FIRST, at_ms, value, metric",
-            places = places.join(", "),
+            .map(|breakdown| breakdown.dimension())
+            .partition(|dimension| dimension.is_empty());
+        let (as_of_ms, mut cohorts, apart) = tokio::try_join!(
+            self.rolled_up_as_of(),
+            self.cohorts(tenant, span, whole),
+            self.cohorts(tenant, span, apart),
+        )?;
+        cohorts.extend(apart);
+        Ok(figures::merge(&cohorts, breakdowns, (span, as_of_ms)))
+    }
+
+    /// When conversations were judged by the last roll-up that was done; none before the first.
+    async fn rolled_up_as_of(&self) -> Result<Option<i64>, StoreError> {
+        let query = self.client.query(
+            "SELECT toUnixTimestamp64Milli(as_of) FROM rollup_runs ORDER BY read_at DESC LIMIT 1",
         );
-        let query = brief(self.client.query(&sql).bind(tenant).bind(tenant));
+        self.within("reading the last roll-up", query.fetch_optional())
+            .await
+    }
+
+    /// The cohorts of a tenant in a span by these dimensions.
+    async fn cohorts(
+        &self,
+        tenant: &str,
+        span: Span,
+        dimensions: Vec<&str>,
+    ) -> Result<Vec<CohortRow>, StoreError> {
+        if dimensions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT toString(dimension) AS dimension, toString(source) AS source,
+                    toInt64(toUnixTimestamp(cohort)) * 1000 AS start_ms,
+                    toBool(open > 0) AS is_open, toBool(reopen_settles_at IS NOT NULL) AS is_reopening,
+                    arrayMap(value -> toString(value), figures.value) AS values,
+                    figures.conversations AS conversations,
+                    arrayMap(names -> arrayStringConcat(names, ','), figures.metrics) AS metrics,
+                    arrayMap(names -> arrayStringConcat(names, ','), figures.kinds) AS kinds,
+                    figures.observed AS observed, figures.numerators AS numerators,
+                    figures.denominators AS denominators, figures.durations AS durations
+             FROM conversation_rollup FINAL
+             WHERE tenant = ? AND unit = '{}' AND dimension IN ? AND {}",
+            span.unit.cohorts(),
+            span.on("cohort"),
+        );
+        let query = brief(self.client.query(&sql).bind(tenant).bind(dimensions));
         self.within("reading metrics", query.fetch_all()).await
     }
 
@@ -351,19 +304,4 @@ impl Store {
         let query = self.client.query(&sql).bind(tenant).bind(limit).bind(skip);
         self.within("reading restatements", query.fetch_all()).await
     }
-}
-
-/// Rows of `conversation_rollup` of a tenant (to be bound) in a span, one per figure: `f` is metric,
-/// kind, observed, numerator, denominator and durations, `name` the group that it is of. Dimensions as
-/// a list in SQL.
-pub(super) fn cohorts(span: Span, dimensions: &str) -> String {
-    let (unit, inside) = (span.unit.cohorts(), span.on("cohort"));
-    format!(
-        "SELECT toString(dimension) AS dimension, toString(source) AS source, cohort, open, reopen_settles_at,
-                toString(g.value) AS name, f
-         FROM conversation_rollup FINAL
-         ARRAY JOIN figures AS g
-         ARRAY JOIN arrayZip(g.metrics, g.kinds, g.observed, g.numerators, g.denominators, g.durations) AS f
-         WHERE tenant = ? AND unit = '{unit}' AND dimension IN ({dimensions}) AND {inside}"
-    )
 }

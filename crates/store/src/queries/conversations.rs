@@ -86,26 +86,18 @@ impl Store {
         };
         let Window { since_ms, until_ms } = window;
         let until_ms = cursor.map_or(until_ms, |cursor| until_ms.min(cursor.started_ms + 1));
-        let left = Span {
-            window: Window { since_ms, until_ms },
+        let left = Window { since_ms, until_ms };
+        let since_hour_ms = self.hours_of_page(tenant, left, limit).await?;
+        let hours = Span {
+            window: Window {
+                since_ms: since_hour_ms,
+                until_ms,
+            },
             unit: Unit::Hour,
-        };
-        let hours = left.whole().on("hour");
-        // Only as many hours are read as the page needs: whole ones are counted by their size, until
-        // there are enough.
-        let whole = format!(
-            "toUnixTimestamp(hour) * 1000 + {} <= {until_ms}",
-            Unit::Hour.ms()
-        );
+        }
+        .on("hour");
         let sql = format!(
-            "WITH (
-                 SELECT min(hour) FROM (
-                     SELECT hour, size, sum(size) OVER (ORDER BY hour DESC) - size AS newer
-                     FROM (
-                         SELECT hour, sumIf(size, {whole}) AS size
-                         FROM conversation_lists FINAL WHERE tenant = ? AND {hours} GROUP BY hour))
-                 WHERE newer < ?) AS first_hour
-             SELECT toString(l.source) AS source, c.conversation_id AS conversation_id,
+            "SELECT toString(l.source) AS source, c.conversation_id AS conversation_id,
                     toUnixTimestamp64Milli(c.started_at) AS started_ms,
                     toUnixTimestamp64Milli(c.last_event_at) AS last_event_ms,
                     c.is_closed AS is_closed,
@@ -127,19 +119,13 @@ impl Store {
                     CAST(c.consent AS Nullable(String)) AS consent,
                     c.widgets AS widgets,
                     c.languages AS languages
-             FROM (SELECT * FROM conversation_lists FINAL WHERE tenant = ? AND {hours} AND hour >= first_hour) AS l
+             FROM (SELECT source, conversations FROM conversation_lists FINAL WHERE tenant = ? AND {hours}) AS l
              ARRAY JOIN l.conversations AS c
              WHERE started_ms >= {since_ms} AND started_ms < {until_ms} {after}
              ORDER BY started_ms DESC, source DESC, conversation_id DESC
              LIMIT ?"
         );
-        let mut query = brief(
-            self.client
-                .query(&sql)
-                .bind(tenant)
-                .bind(limit)
-                .bind(tenant),
-        );
+        let mut query = brief(self.client.query(&sql).bind(tenant));
         if let Some(cursor) = cursor {
             query = query
                 .bind(cursor.started_ms)
@@ -149,5 +135,42 @@ impl Store {
         let query = query.bind(limit);
         self.within("reading conversations", query.fetch_all())
             .await
+    }
+
+    /// From which hour on the newest `limit` conversations that started in the window are found: only as
+    /// many hours are read as a page needs.
+    async fn hours_of_page(
+        &self,
+        tenant: &str,
+        window: Window,
+        limit: u32,
+    ) -> Result<i64, StoreError> {
+        let left = Span {
+            window,
+            unit: Unit::Hour,
+        };
+        let query = self.client.query(&format!(
+            "SELECT toInt64(toUnixTimestamp(hour)) * 1000 AS hour_ms, sum(size) AS size
+             FROM conversation_lists FINAL
+             WHERE tenant = ? AND {} GROUP BY hour ORDER BY hour DESC",
+            left.whole().on("hour")
+        ));
+        let query = brief(query.bind(tenant));
+        let sizes: Vec<(i64, u64)> = self
+            .within("counting conversations", query.fetch_all())
+            .await?;
+        let mut lacking = u64::from(limit);
+        for &(hour_ms, size) in &sizes {
+            // An hour that the window ends in counts for nothing: nobody knows how many of it are wanted.
+            if hour_ms + Unit::Hour.ms() <= window.until_ms {
+                lacking = lacking.saturating_sub(size);
+            }
+            if lacking == 0 {
+                return Ok(hour_ms);
+            }
+        }
+        Ok(sizes
+            .last()
+            .map_or(window.until_ms, |&(hour_ms, _)| hour_ms))
     }
 }

@@ -3,7 +3,6 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::cohorts::cohorts;
 use super::{LATENCIES, Span, Unit, Window, brief};
 use crate::Store;
 use crate::error::StoreError;
@@ -295,15 +294,21 @@ impl Store {
         tenant: &str,
         span: Span,
     ) -> Result<Vec<GapCount>, StoreError> {
-        let sum =
-            |metric: &str, what: &str| format!("sumIf(ifNull(f.{what}, 0), f.1 = '{metric}')");
+        // A cohort that is not taken apart has one element of figures.
+        let of = |metric: &str, what: &str| {
+            format!("figures.{what}[1][indexOf(figures.metrics[1], '{metric}')]")
+        };
         let sql = format!(
-            "SELECT source, {} AS conversations, toUInt64({}) AS with_gap, {} AS missing
-             FROM ({}) GROUP BY source HAVING conversations > 0 ORDER BY source",
-            sum("messages_missing", "3"),
-            sum("conversations_with_gap", "4"),
-            sum("messages_missing", "4"),
-            cohorts(span, "''"),
+            "SELECT toString(source) AS source, sum({}) AS conversations,
+                    toUInt64(sum(ifNull({}, 0))) AS with_gap, sum(ifNull({}, 0)) AS missing
+             FROM conversation_rollup FINAL
+             WHERE tenant = ? AND unit = '{}' AND dimension = '' AND {}
+             GROUP BY source HAVING conversations > 0 ORDER BY source",
+            of("messages_missing", "observed"),
+            of("conversations_with_gap", "numerators"),
+            of("messages_missing", "numerators"),
+            span.unit.cohorts(),
+            span.on("cohort"),
         );
         let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading message gaps", query.fetch_all()).await

@@ -5,6 +5,7 @@ mod cohorts;
 mod conversations;
 mod definitions;
 mod deliveries;
+mod figures;
 mod health;
 mod keys;
 mod overview;

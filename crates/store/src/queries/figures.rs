@@ -1,0 +1,394 @@
+//! Figures of cohorts, put together: pure.
+//!
+//! ```text
+//! cohorts (hour or day, source, widget or language) ─► groups of a breakdown ─► one figure per metric
+//! ```
+//!
+//! Sums are summed and durations gathered, so every percentile is exact. ClickHouse could do it, but to
+//! plan that takes it longer than to read the rows.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::Span;
+use super::cohorts::{Breakdown, Figure};
+use crate::rollup::SETTLING_MS;
+
+/// Most groups of a breakdown by widget or language, `(other)` among them.
+const MAX_GROUPS: usize = 100;
+/// The group of what is not told apart.
+const OTHER: &str = "(other)";
+/// The metric that time changes also where no conversation is open.
+const REOPEN_RATE: &str = "reopen_rate";
+
+/// A row of `conversation_rollup`. The vectors have an element for each widget or language; within them
+/// one for each metric.
+#[derive(Debug, Clone, Default, Row, Deserialize)]
+pub(super) struct Cohort {
+    /// `widget`, `language`, or empty.
+    pub dimension: String,
+    pub source: String,
+    pub start_ms: i64,
+    pub is_open: bool,
+    /// Whether a close is not yet old enough for the reopen rate.
+    pub is_reopening: bool,
+    pub values: Vec<String>,
+    pub conversations: Vec<u64>,
+    /// Joined with commas, as all rows of one version have the same.
+    pub metrics: Vec<String>,
+    pub kinds: Vec<String>,
+    pub observed: Vec<Vec<u64>>,
+    pub numerators: Vec<Vec<Option<i64>>>,
+    pub denominators: Vec<Vec<Option<i64>>>,
+    pub durations: Vec<Vec<Vec<i64>>>,
+}
+
+/// What a group is of, in the order of figures.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    breakdown: Breakdown,
+    source: Option<String>,
+    at_ms: Option<i64>,
+    value: Option<String>,
+}
+
+/// A group on its way: sums by the number of the metric.
+#[derive(Debug, Default)]
+struct Group {
+    sums: Vec<Option<Sum>>,
+    is_open: bool,
+    is_reopening: bool,
+    last_start_ms: i64,
+}
+
+#[derive(Debug, Default)]
+struct Sum {
+    observed: u64,
+    numerator: Option<i64>,
+    denominator: Option<i64>,
+    durations: Vec<i64>,
+}
+
+/// Names and kinds of metrics, numbered as they are met.
+#[derive(Debug, Default)]
+struct Metrics {
+    all: Vec<(String, String)>,
+    numbers: HashMap<(String, String), usize>,
+    shapes: HashMap<(String, String), Vec<usize>>,
+}
+
+impl Metrics {
+    /// Numbers of the metrics of a row's element.
+    fn of(&mut self, names: &str, kinds: &str) -> &[usize] {
+        let Self {
+            all,
+            numbers,
+            shapes,
+        } = self;
+        shapes
+            .entry((names.to_owned(), kinds.to_owned()))
+            .or_insert_with(|| {
+                let pairs = names.split(',').zip(kinds.split(','));
+                pairs
+                    .map(|(name, kind)| {
+                        let metric = (name.to_owned(), kind.to_owned());
+                        *numbers.entry(metric.clone()).or_insert_with(|| {
+                            all.push(metric);
+                            all.len() - 1
+                        })
+                    })
+                    .collect()
+            })
+    }
+}
+
+/// Every metric of every group of the breakdowns, in the order of groups and metrics. `as_of_ms`: the
+/// last roll-up, if there was one.
+pub(super) fn merge(
+    cohorts: &[Cohort],
+    breakdowns: &[Breakdown],
+    (span, as_of_ms): (Span, Option<i64>),
+) -> Vec<Figure> {
+    let largest = largest(cohorts);
+    let mut metrics = Metrics::default();
+    let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
+    for cohort in cohorts {
+        for (element, value) in cohort.values.iter().enumerate() {
+            let numbers = metrics.of(&cohort.metrics[element], &cohort.kinds[element]);
+            let is_apart = largest.contains(&(cohort.dimension.as_str(), value.as_str()));
+            let value = if is_apart { value } else { OTHER };
+            for key in keys(cohort, value, breakdowns) {
+                groups.entry(key).or_default().add(cohort, element, numbers);
+            }
+        }
+    }
+    let mut figures = Vec::new();
+    for (key, group) in groups {
+        let unit_end_ms = group.last_start_ms + span.unit.ms();
+        // Of a unit of time its own end counts, else that of the window.
+        let end_ms = match key.breakdown {
+            Breakdown::Time => unit_end_ms,
+            Breakdown::Source | Breakdown::Widget | Breakdown::Language => {
+                unit_end_ms.max(span.window.until_ms)
+            }
+        };
+        let is_settled = as_of_ms.is_some_and(|as_of_ms| end_ms + SETTLING_MS <= as_of_ms);
+        let begin = figures.len();
+        for (number, sum) in group.sums.into_iter().enumerate() {
+            let Some(sum) = sum else { continue };
+            let (metric, kind) = &metrics.all[number];
+            let is_reopening = group.is_reopening && metric == REOPEN_RATE;
+            let provisional = group.is_open || is_reopening || !is_settled;
+            figures.push(sum.figure(&key, (metric, kind), provisional));
+        }
+        figures[begin..].sort_by(|a, b| a.metric.cmp(&b.metric));
+    }
+    figures
+}
+
+/// The widgets and languages that are told apart: those of most conversations.
+fn largest(cohorts: &[Cohort]) -> HashSet<(&str, &str)> {
+    let mut sizes: HashMap<(&str, &str), u64> = HashMap::new();
+    for cohort in cohorts {
+        for (value, size) in cohort.values.iter().zip(&cohort.conversations) {
+            if value != OTHER {
+                *sizes.entry((&cohort.dimension, value)).or_default() += size;
+            }
+        }
+    }
+    let mut sizes: Vec<_> = sizes.into_iter().collect();
+    sizes.sort_by_key(|&((dimension, value), size)| (dimension, std::cmp::Reverse(size), value));
+    sizes
+        .chunk_by(|((one, _), _), ((other, _), _)| one == other)
+        .flat_map(|of_dimension| of_dimension.iter().take(MAX_GROUPS - 1))
+        .map(|&(name, _)| name)
+        .collect()
+}
+
+/// The groups that an element of a row counts in.
+fn keys(cohort: &Cohort, value: &str, breakdowns: &[Breakdown]) -> Vec<Key> {
+    let key = |breakdown| Key {
+        breakdown,
+        source: None,
+        at_ms: None,
+        value: None,
+    };
+    let mut keys = Vec::new();
+    for &breakdown in breakdowns {
+        if breakdown.dimension() != cohort.dimension {
+            continue;
+        }
+        match breakdown {
+            Breakdown::Source => {
+                keys.push(key(breakdown));
+                keys.push(Key {
+                    source: Some(cohort.source.clone()),
+                    ..key(breakdown)
+                });
+            }
+            Breakdown::Time => keys.push(Key {
+                at_ms: Some(cohort.start_ms),
+                ..key(breakdown)
+            }),
+            Breakdown::Widget | Breakdown::Language => keys.push(Key {
+                value: Some(value.to_owned()),
+                ..key(breakdown)
+            }),
+        }
+    }
+    keys
+}
+
+impl Group {
+    fn add(&mut self, cohort: &Cohort, element: usize, metrics: &[usize]) {
+        self.is_open |= cohort.is_open;
+        self.is_reopening |= cohort.is_reopening;
+        self.last_start_ms = self.last_start_ms.max(cohort.start_ms);
+        let last = metrics.iter().copied().max().unwrap_or_default();
+        if self.sums.len() <= last {
+            self.sums.resize_with(last + 1, || None);
+        }
+        for (place, &metric) in metrics.iter().enumerate() {
+            let sum = self.sums[metric].get_or_insert_default();
+            sum.observed += cohort.observed[element][place];
+            add(&mut sum.numerator, cohort.numerators[element][place]);
+            add(&mut sum.denominator, cohort.denominators[element][place]);
+            sum.durations
+                .extend_from_slice(&cohort.durations[element][place]);
+        }
+    }
+}
+
+/// As in SQL: nothing and something is something.
+fn add(sum: &mut Option<i64>, more: Option<i64>) {
+    if let Some(more) = more {
+        *sum = Some(sum.unwrap_or_default() + more);
+    }
+}
+
+impl Sum {
+    fn figure(mut self, key: &Key, (metric, kind): (&str, &str), provisional: bool) -> Figure {
+        self.durations.sort_unstable();
+        let percentile = |p| percentile(&self.durations, p);
+        let is_duration = kind == "duration";
+        let is_share = matches!(kind, "rate" | "score");
+        let parts = self.numerator.zip(self.denominator);
+        Figure {
+            breakdown: key.breakdown,
+            source: key.source.clone(),
+            at_ms: key.at_ms,
+            value: key.value.clone(),
+            metric: metric.to_owned(),
+            kind: kind.to_owned(),
+            observable: self.observed > 0,
+            n: if is_duration {
+                self.durations.len() as u64
+            } else {
+                self.observed
+            },
+            numerator: self.numerator.filter(|_| !is_duration),
+            denominator: self.denominator,
+            rate: parts
+                .filter(|&(_, denominator)| is_share && denominator != 0)
+                .map(|(numerator, denominator)| numerator as f64 / denominator as f64),
+            median_ms: percentile(0.5),
+            p90_ms: percentile(0.9),
+            p95_ms: percentile(0.95),
+            provisional,
+        }
+    }
+}
+
+/// Of sorted values, between two of them in proportion, as quantileExactInclusive of the views has it,
+/// to the last bit; none of none.
+fn percentile(sorted: &[i64], p: f64) -> Option<f64> {
+    let place = p * (sorted.len().checked_sub(1)?) as f64 + 1.0;
+    let below = place.floor();
+    let low = *sorted.get(below as usize - 1)? as f64;
+    match sorted.get(below as usize) {
+        Some(&high) => Some(low + (place - below) * (high as f64 - low)),
+        None => Some(low),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Unit, Window};
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+    const SPAN: Span = Span {
+        window: Window {
+            since_ms: 0,
+            until_ms: 2 * HOUR,
+        },
+        unit: Unit::Hour,
+    };
+
+    fn of(dimension: &str, start_ms: i64, values: &[(&str, u64)]) -> Cohort {
+        let each = values.len();
+        Cohort {
+            dimension: dimension.into(),
+            source: "loyjoy".into(),
+            start_ms,
+            values: values.iter().map(|(value, _)| (*value).into()).collect(),
+            conversations: values.iter().map(|&(_, size)| size).collect(),
+            metrics: vec!["conversations,handle_time".into(); each],
+            kinds: vec!["count,duration".into(); each],
+            observed: values.iter().map(|&(_, size)| vec![size, size]).collect(),
+            numerators: values
+                .iter()
+                .map(|&(_, size)| vec![Some(size as i64), None])
+                .collect(),
+            denominators: vec![vec![None, None]; each],
+            durations: values
+                .iter()
+                .map(|&(_, size)| vec![vec![], vec![size as i64 * 10]])
+                .collect(),
+            ..Cohort::default()
+        }
+    }
+
+    fn counts(figures: &[Figure]) -> Vec<(Option<&str>, Option<i64>)> {
+        figures
+            .iter()
+            .filter(|figure| figure.metric == "conversations")
+            .map(|figure| (figure.value.as_deref(), figure.numerator))
+            .collect()
+    }
+
+    #[test]
+    fn beyond_the_largest_groups_all_is_other() {
+        let names: Vec<String> = (0..150).map(|number| format!("w{number:03}")).collect();
+        let mut values: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 2)).collect();
+        values[149].1 = 7;
+        values.push((OTHER, 1_000));
+        let cohorts = [of("widget", 0, &values), of("", 0, &[("", 5)])];
+        let figures = merge(&cohorts, &[Breakdown::Widget], (SPAN, Some(0)));
+        let counts = counts(&figures);
+        assert_eq!(counts.len(), MAX_GROUPS);
+        assert_eq!(counts[0], (Some(OTHER), Some(1_000 + 2 * 51)));
+        assert_eq!(
+            counts[99],
+            (Some("w149"), Some(7)),
+            "the largest has its own"
+        );
+        assert!(
+            !counts.contains(&(Some("w098"), Some(2))),
+            "98 of the equal ones by name"
+        );
+    }
+
+    #[test]
+    fn rows_of_two_versions_are_one_group() {
+        let mut newer = of("", HOUR, &[("", 4)]);
+        newer.metrics = vec!["new,handle_time,conversations".into()];
+        newer.kinds = vec!["count,duration,count".into()];
+        newer.observed = vec![vec![9, 4, 4]];
+        newer.numerators = vec![vec![Some(9), None, Some(4)]];
+        newer.denominators = vec![vec![None; 3]];
+        newer.durations = vec![vec![vec![], vec![30], vec![]]];
+        let cohorts = [of("", 0, &[("", 1)]), newer];
+        let figures = merge(&cohorts, &[Breakdown::Source], (SPAN, None));
+        let all = |metric: &str| {
+            let mut of_all = figures.iter().filter(|figure| figure.source.is_none());
+            of_all
+                .find(|figure| figure.metric == metric)
+                .unwrap()
+                .clone()
+        };
+        assert_eq!(all("conversations").numerator, Some(5));
+        assert_eq!(all("new").numerator, Some(9));
+        assert_eq!(
+            (all("handle_time").n, all("handle_time").median_ms),
+            (2, Some(20.0))
+        );
+        assert_eq!(figures.len(), 6);
+    }
+
+    #[test]
+    fn percentiles_lie_between_values_in_proportion() {
+        assert_eq!(percentile(&[], 0.5), None);
+        assert_eq!(percentile(&[7], 0.95), Some(7.0));
+        assert_eq!(percentile(&[10, 20], 0.5), Some(15.0));
+        assert_eq!(percentile(&[0, 10, 20, 30, 40], 0.9), Some(36.0));
+        assert_eq!(percentile(&[0, 10, 20, 30, 40], 1.0), Some(40.0));
+    }
+
+    #[test]
+    fn a_unit_of_time_settles_by_its_own_end_and_the_whole_with_the_window() {
+        let cohorts = [of("", 0, &[("", 1)]), of("", HOUR, &[("", 1)])];
+        let as_of = HOUR + SETTLING_MS;
+        let provisional = |breakdown| -> Vec<bool> {
+            merge(&cohorts, &[breakdown], (SPAN, Some(as_of)))
+                .iter()
+                .filter(|figure| figure.metric == "conversations")
+                .map(|figure| figure.provisional)
+                .collect()
+        };
+        assert_eq!(provisional(Breakdown::Time), [false, true]);
+        assert_eq!(provisional(Breakdown::Source), [true, true]);
+    }
+}
