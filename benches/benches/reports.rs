@@ -304,6 +304,7 @@ impl Bench {
             "store health": store.health(tenant, health),
             "store baseline": store.baseline(tenant, health),
             "store name_health": store.name_health(tenant, health, health),
+            "store key_health": store.key_health(tenant, health, health),
             "store health_series": store.health_series(tenant, health),
             "store type_series": store.type_series(tenant, health),
             "store browser_loss": store.browser_loss(tenant, health.window),

@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::Span;
+use super::{Span, brief};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -37,34 +37,26 @@ impl Store {
         span: Span,
         baseline: Span,
     ) -> Result<Vec<KeyHealth>, StoreError> {
-        let query = self
-            .client
-            .query(
-                "WITH
-                     toInt64(toUnixTimestamp(toDateTime(k.day, 'UTC'))) * 1000 AS at,
-                     at >= ? AND at < ? AS inside,
-                     at >= ? AND at < ? AS before,
-                     counted AS (
-                         SELECT k.source AS source, k.event_type AS event_type, k.key AS key,
-                                sumIf(k.events, inside) AS now, sumIf(k.events, before) AS earlier
-                         FROM event_keys AS k
-                         WHERE k.tenant = ? AND (inside OR before)
-                         GROUP BY source, event_type, key)
-                 SELECT c.source AS source, c.event_type AS event_type, c.key AS key,
-                        a.now AS events, c.now AS with_key,
-                        a.earlier AS baseline_events, c.earlier AS baseline_with_key
-                 FROM counted AS c
-                 INNER JOIN counted AS a ON a.source = c.source AND a.event_type = c.event_type
-                 WHERE a.key = '' AND c.key != ''
-                 ORDER BY source, event_type, key
-                 LIMIT ?",
-            )
-            .bind(span.window.since_ms)
-            .bind(span.window.until_ms)
-            .bind(baseline.window.since_ms)
-            .bind(baseline.window.until_ms)
-            .bind(tenant)
-            .bind(MAX_KEYS);
+        let (inside, before) = (span.on_days("k.day"), baseline.on_days("k.day"));
+        let sql = format!(
+            "SELECT source, event_type, c.1 AS key, every.2 AS events, c.2 AS with_key,
+                    every.3 AS baseline_events, c.3 AS baseline_with_key
+             FROM (
+                 SELECT source, event_type, groupArray((key, now, earlier)) AS counted,
+                        arrayFirst(c -> c.1 = '', counted) AS every
+                 FROM (
+                     SELECT k.source AS source, k.event_type AS event_type, k.key AS key,
+                            sumIf(k.events, {inside}) AS now, sumIf(k.events, {before}) AS earlier
+                     FROM event_keys AS k
+                     WHERE k.tenant = ? AND (({inside}) OR ({before}))
+                     GROUP BY source, event_type, key)
+                 GROUP BY source, event_type)
+             ARRAY JOIN counted AS c
+             WHERE key != ''
+             ORDER BY source, event_type, key
+             LIMIT {MAX_KEYS}"
+        );
+        let query = brief(self.client.query(&sql).bind(tenant));
         self.within("reading keys of events", query.fetch_all())
             .await
     }
