@@ -39,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt as _;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
@@ -148,6 +149,10 @@ impl ClickHouse {
             .fallback(server::handle)
             .with_state(server.clone());
         let (stop, stopped) = oneshot::channel::<()>();
+        // Else the end of a long answer waits 40 ms for the client to confirm the rest.
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
         let serving = axum::serve(listener, router).with_graceful_shutdown(async {
             let _ = stopped.await;
         });
