@@ -233,7 +233,13 @@ async fn phase(
     let stop = CancellationToken::new();
     let metrics = Metrics::new(&Registry::new())?;
     let deliverer = tokio::spawn(chatpulse_deliverer::run(config, metrics, stop.clone()));
-    wait_for_cursors(kafka, &topics).await?;
+    let begun = wait_for_cursors(kafka, &topics).await;
+    if deliverer.is_finished() {
+        // Why it does not begin.
+        deliverer.await??;
+        return Err("the deliverer ended".into());
+    }
+    begun?;
 
     let publisher = Publisher::new(kafka, &PublisherSettings::default())?;
     let codec = Codec::<Event>::new(Framing::SingleObject)?;

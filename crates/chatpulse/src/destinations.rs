@@ -2,8 +2,9 @@
 
 use std::{
     convert::Infallible,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
 use chatpulse_deliverer::destination::{Destination, DestinationsError, load};
@@ -23,6 +24,18 @@ pub(crate) fn destinations(file: &Path) -> Result<Vec<Destination>, Destinations
     }
 }
 
+/// How often secrets are read again.
+const SECRETS: Duration = match cfg!(test) {
+    true => Duration::from_millis(50),
+    false => Duration::from_secs(30),
+};
+
+/// What changes whenever the file is written or replaced; `None` where there is none.
+fn fingerprint(file: &Path) -> Option<(SystemTime, u64, u64)> {
+    let data = std::fs::metadata(file).ok()?;
+    Some((data.modified().ok()?, data.len(), data.ino()))
+}
+
 impl DestinationWatch {
     /// Reads the file.
     pub(crate) fn open(file: &Path) -> anyhow::Result<Self> {
@@ -37,14 +50,22 @@ impl DestinationWatch {
         self.current.subscribe()
     }
 
-    /// Reads the file every `interval`, for ever: a secret may change while the file does not. What cannot be
-    /// used changes nothing, and is told once.
+    /// Looks at the file every `interval`, for ever, and reads it where it changed; and now and then in any
+    /// case, since a secret may change while the file does not. What cannot be used changes nothing, and is
+    /// told once.
     pub(crate) async fn run(self, interval: Duration) -> Infallible {
         let mut told = String::new();
+        let mut seen = None;
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            let now = fingerprint(&self.file);
+            let is_known = |(was, at): &(_, Instant)| *was == now && at.elapsed() < SECRETS;
+            if seen.as_ref().is_some_and(is_known) {
+                continue;
+            }
+            seen = Some((now, Instant::now()));
             let file = self.file.clone();
             match tokio::task::spawn_blocking(move || destinations(&file)).await {
                 Ok(Ok(now)) => {

@@ -13,6 +13,7 @@ use chatpulse_model::{
     avro::Codec,
     delivery::{Cursors, DestinationState, Retry},
 };
+use futures::StreamExt as _;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -43,10 +44,14 @@ pub(crate) struct Run {
 #[derive(Default)]
 struct Lanes {
     all: Vec<Arc<Lane>>,
+    numbers: HashMap<Name, LaneId>,
     /// Those that are configured.
     by_tenant: HashMap<Arc<str>, Vec<LaneId>>,
-    by_name: HashMap<(Arc<str>, Arc<str>), LaneId>,
+    by_name: HashMap<Name, LaneId>,
 }
+
+/// Tenant and destination.
+type Name = (Arc<str>, Arc<str>);
 
 impl Lanes {
     /// Counts a lane among those that are configured.
@@ -76,6 +81,9 @@ pub(crate) struct RecordedTurn {
 /// So many records of turns before the start are looked through: those that a predecessor may have had no
 /// time to note in its cursors and commits.
 const RECORDED: i64 = 10_000;
+
+/// Words on destinations that are on their way to the broker at once.
+const SAID_AT_ONCE: usize = 256;
 
 /// What was said last of destinations, by tenant and name.
 type Said = BTreeMap<(String, String), DestinationState>;
@@ -117,14 +125,12 @@ impl Run {
         let before = self.lanes.load_full();
         let mut lanes = Lanes {
             all: before.all.clone(),
+            numbers: before.numbers.clone(),
             ..Lanes::default()
         };
         for destination in destinations {
-            let is_same = |lane: &Arc<Lane>| {
-                let known = lane.destination();
-                (&known.tenant, &known.id) == (&destination.tenant, &destination.id)
-            };
-            let id = match lanes.all.iter().position(is_same) {
+            let name = (Arc::clone(&destination.tenant), Arc::clone(&destination.id));
+            let id = match lanes.numbers.get(&name).copied() {
                 Some(id) => {
                     let lane = &lanes.all[id];
                     if *lane.destination() != *destination || lane.is_removed() {
@@ -139,7 +145,9 @@ impl Run {
                         lane.remembered(state, true);
                     }
                     lanes.all.push(lane);
-                    lanes.all.len() - 1
+                    let id = lanes.all.len() - 1;
+                    lanes.numbers.insert(name, id);
+                    id
                 }
             };
             lanes.insert(id, destination);
@@ -273,9 +281,12 @@ impl Run {
     /// Says of destinations what is new. Where it cannot be written, the run fails of it.
     pub(crate) async fn say(&self) {
         let new = self.to_be_said(&self.said());
-        for state in new {
-            self.shared.recorder.remember(&state).await;
-        }
+        // One after the other, a thousand would take as long as a thousand ways to the broker and back.
+        let written =
+            futures::stream::iter(new).for_each_concurrent(SAID_AT_ONCE, |state| async move {
+                self.shared.recorder.remember(&state).await;
+            });
+        written.await;
     }
 
     /// What is to be said of destinations, which is not what was said last.
