@@ -199,10 +199,10 @@ impl Collector {
             },
         };
         let _turn = self.turns.take(1, claim)?;
+        let _busy = parts.extensions.get().map(Connection::serving);
         if !self.readiness.topic_seen(&self.config.topic).await {
             return Err(Problem::NotConfirmed);
         }
-        let _busy = parts.extensions.get().map(Connection::serving);
 
         let shape = Shape::of(&parts.headers, self.config.max_body_bytes.get())?;
         let purse = Purse {
