@@ -10,10 +10,11 @@ use chatpulse_producer::{
     tenants::{TenantsFile, new_tenant},
 };
 use chatpulse_reports::{Period, PeriodError};
-use chatpulse_store::{Audit, AuditOptions, Claim, Reader, StoreError};
+use chatpulse_store::{Audit, AuditOptions, Claim, Reader, Store, StoreError};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "embedded")]
@@ -21,6 +22,7 @@ use crate::local::{DataDir, Local, LocalArgs};
 use crate::{
     config::Config,
     deliveries::{self, DeliveriesCommand},
+    lag::LagWatch,
     output,
     rejected::{self, RejectedCommand},
     snippet::{self, SnippetArgs},
@@ -385,69 +387,77 @@ pub(crate) async fn run(
 async fn enricher(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = status::listen("enricher.listen", stages.config.enricher.listen).await?;
     let metrics = chatpulse_enricher::Metrics::new(&stages.registry)?;
-    let lag = stages.enricher_lag()?;
-    let admin = Admin::new(&stages.kafka("status"))?;
-    let router = status::router(Status {
-        registry: stages.registry.clone(),
-        kafka: Some(admin.clone()),
+    let server = Server {
+        listener,
+        lag: stages.enricher_lag()?,
         store: None,
-        lag: vec![lag.clone()],
-    });
-    let work = async {
-        patiently("Kafka", &stop, || stages.ensure_topics()).await?;
-        let watch = lag.run(&admin, &stop);
-        let enrich = stages.clone().enrich(metrics, stop.clone());
-        beside(enrich, watch, &stop).await
     };
-    let status = status::serve(router, listener, stop.clone());
-    beside(work, status, &stop).await
+    let work = stages.clone().enrich(metrics, stop.clone());
+    stage(&stages, server, work, &stop).await
 }
 
 async fn deliverer(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = status::listen("deliverer.listen", stages.config.deliverer.listen).await?;
     let metrics = chatpulse_deliverer::Metrics::new(&stages.registry)?;
-    let lag = stages.deliverer_lag()?;
-    let admin = Admin::new(&stages.kafka("status"))?;
-    let router = status::router(Status {
-        registry: stages.registry.clone(),
-        kafka: Some(admin.clone()),
+    let server = Server {
+        listener,
+        lag: stages.deliverer_lag()?,
         store: None,
-        lag: vec![lag.clone()],
-    });
-    let work = async {
-        patiently("Kafka", &stop, || stages.ensure_topics()).await?;
-        let watch = lag.run(&admin, &stop);
-        let deliver = stages.clone().deliver(metrics, stop.clone());
-        beside(deliver, watch, &stop).await
     };
-    let status = status::serve(router, listener, stop.clone());
-    beside(work, status, &stop).await
+    let work = stages.clone().deliver(metrics, stop.clone());
+    stage(&stages, server, work, &stop).await
 }
 
 async fn sink(stages: Stages, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = status::listen("sink.listen", stages.config.sink.listen).await?;
     let metrics = chatpulse_sink::Metrics::new(&stages.registry)?;
-    let lag = stages.sink_lag_watch()?;
+    let server = Server {
+        listener,
+        lag: stages.sink_lag_watch()?,
+        store: Some(stages.store()),
+    };
+    let outcomes = stages.clone().sink(metrics.clone(), stop.clone());
+    let attempts = stages.clone().sink_deliveries(metrics, stop.clone());
+    let work = async { tokio::try_join!(outcomes, attempts).map(drop) };
+    stage(&stages, server, work, &stop).await
+}
+
+/// What the status server of a stage shows, and what the stage waits for beside Kafka.
+struct Server {
+    listener: TcpListener,
+    lag: LagWatch,
+    store: Option<Store>,
+}
+
+/// Runs a stage with its status server, which answers from the beginning; the work begins when Kafka, and
+/// the store where there is one, are there.
+async fn stage(
+    stages: &Stages,
+    Server {
+        listener,
+        lag,
+        store,
+    }: Server,
+    work: impl Future<Output = anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let admin = Admin::new(&stages.kafka("status"))?;
-    let store = stages.store();
     let router = status::router(Status {
         registry: stages.registry.clone(),
         kafka: Some(admin.clone()),
-        store: Some(store.clone()),
+        store: store.clone(),
         lag: vec![lag.clone()],
     });
     let work = async {
-        patiently("Kafka", &stop, || stages.ensure_topics()).await?;
-        let ready = async || Ok(store.ready().await?);
-        patiently("ClickHouse", &stop, ready).await?;
-        let watch = lag.run(&admin, &stop);
-        let outcomes = stages.clone().sink(metrics.clone(), stop.clone());
-        let attempts = stages.clone().sink_deliveries(metrics, stop.clone());
-        let both = async { tokio::try_join!(outcomes, attempts).map(drop) };
-        beside(both, watch, &stop).await
+        patiently("Kafka", stop, || stages.ensure_topics()).await?;
+        if let Some(store) = &store {
+            let ready = async || Ok(store.ready().await?);
+            patiently("ClickHouse", stop, ready).await?;
+        }
+        beside(work, lag.run(&admin, stop), stop).await
     };
     let status = status::serve(router, listener, stop.clone());
-    beside(work, status, &stop).await
+    beside(work, status, stop).await
 }
 
 /// How long a server that is away may make a starting stage wait before it is asked again, at most.

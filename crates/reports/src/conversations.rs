@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use chatpulse_store::{
-    Breakdown, CohortState, Figure, MetricDefinition, Restatement as RestatedRow, StoreError, Unit,
+    Breakdown, CohortState, Figure, MetricDefinition, REOPEN_RATE, Restatement as RestatedRow,
+    StoreError, Unit,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -199,8 +200,6 @@ pub enum Value {
     },
 }
 
-/// The metric that time changes also where no conversation is open.
-pub(crate) const REOPEN_RATE: &str = "reopen_rate";
 /// How many restatements a report shows.
 const RESTATEMENTS: u32 = 50;
 

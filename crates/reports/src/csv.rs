@@ -2,7 +2,9 @@
 
 use csv::Writer;
 
-use crate::conversations::{Conversations, REOPEN_RATE, Value};
+use chatpulse_store::REOPEN_RATE;
+
+use crate::conversations::{Conversations, Value};
 use crate::deliveries::Deliveries;
 use crate::health::{Delivery, Percentiles, TenantHealth};
 use crate::matrix::Matrix;

@@ -21,7 +21,7 @@ const MAX_GROUPS: usize = 100;
 /// The group of what is not told apart.
 const OTHER: &str = "(other)";
 /// The metric that time changes also where no conversation is open.
-const REOPEN_RATE: &str = "reopen_rate";
+pub const REOPEN_RATE: &str = "reopen_rate";
 
 /// A row of `conversation_rollup`. The vectors have an element for each widget or language; within them
 /// one for each metric.

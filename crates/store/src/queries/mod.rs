@@ -20,6 +20,7 @@ pub use deliveries::{
     AcceptedPoint, DeliveryFigures, DeliveryPoint, DestinationInfo, FailedTurn, FailedTurnCursor,
     PendingDeliveries,
 };
+pub use figures::REOPEN_RATE;
 pub use health::{
     BrowserLoss, GapCount, HealthPoint, HealthRow, NameHealth, TypeBaseline, TypePoint,
 };
