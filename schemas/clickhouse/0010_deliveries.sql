@@ -69,7 +69,8 @@ ORDER BY (tenant, unit, at, destination, event_type)
 SETTINGS index_granularity = 256
 COMMENT 'Deliveries per tenant, destination, type, and hour or day';
 
--- destinations: what the deliverers say of each destination, from chat.destinations; the last record counts.
+-- destinations: what the deliverers said of destinations, from chat.destinations, every word of it: the last
+-- record of a destination counts, and the first one since it is configured says since when.
 CREATE TABLE IF NOT EXISTS destinations
 (
     tenant        LowCardinality(String)         COMMENT 'Tenant',
@@ -80,9 +81,9 @@ CREATE TABLE IF NOT EXISTS destinations
     failing_since Nullable(DateTime64(3, 'UTC')) COMMENT 'First failure after the last success, once it lasts',
     disabled_at   Nullable(DateTime64(3, 'UTC')) COMMENT 'When it was disabled',
     reason        LowCardinality(Nullable(String)) COMMENT 'Why it is disabled: gone or failing',
-    log_offset    Int64                          COMMENT 'Offset of the record in chat.destinations',
-    inserted_at   DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+    said_at       DateTime64(3, 'UTC')           COMMENT 'When it was said',
+    log_offset    Int64                          COMMENT 'Offset of the record in chat.destinations'
 )
-ENGINE = {engine:ReplacingMergeTree}(log_offset)
-ORDER BY (tenant, destination)
-COMMENT 'Destinations of events, one row each, with FINAL';
+ENGINE = {engine:ReplacingMergeTree}
+ORDER BY (tenant, destination, log_offset)
+COMMENT 'What was said of destinations, in order';

@@ -2,12 +2,12 @@
 
 use std::{
     convert::Infallible,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use chatpulse_deliverer::destination::{Destination, DestinationsError, load};
+use chatpulse_producer::tenants::Fingerprint;
 use tokio::sync::watch;
 
 /// Keeps the destinations as the tenants file has them, with their secrets.
@@ -29,12 +29,6 @@ const SECRETS: Duration = match cfg!(test) {
     true => Duration::from_millis(50),
     false => Duration::from_secs(30),
 };
-
-/// What changes whenever the file is written or replaced; `None` where there is none.
-fn fingerprint(file: &Path) -> Option<(SystemTime, u64, u64)> {
-    let data = std::fs::metadata(file).ok()?;
-    Some((data.modified().ok()?, data.len(), data.ino()))
-}
 
 impl DestinationWatch {
     /// Reads the file.
@@ -60,7 +54,7 @@ impl DestinationWatch {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let now = fingerprint(&self.file);
+            let now = Fingerprint::of(&self.file).ok();
             let is_known = |(was, at): &(_, Instant)| *was == now && at.elapsed() < SECRETS;
             if seen.as_ref().is_some_and(is_known) {
                 continue;

@@ -45,10 +45,9 @@ migrations! {
     7 "0007_sight.sql",
     8 "0008_keys.sql",
     9 "0009_overview.sql",
-    10 "0010_deliveries.sql" formerly "e7f9a97ab52af104c756de043880ee393cc178872613ab8989570bd8559f88df",
+    10 "0010_deliveries.sql",
     11 "0011_conversation_lists.sql",
-    12 "0012_destinations.sql",
-    13 "0013_twins.sql",
+    12 "0012_twins.sql",
 }
 
 impl Migration {

@@ -34,10 +34,22 @@ pub struct Tenants {
 
 /// What changes whenever a file is written or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
+pub struct Fingerprint {
     modified: SystemTime,
     bytes: u64,
     inode: u64,
+}
+
+impl Fingerprint {
+    /// What the file looks like now.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        let data = std::fs::metadata(path)?;
+        Ok(Self {
+            modified: data.modified()?,
+            bytes: data.len(),
+            inode: data.ino(),
+        })
+    }
 }
 
 /// What came of looking at the file.
@@ -53,7 +65,10 @@ impl Tenants {
     /// Reads the file. Errors name the key that is wrong and what it must be.
     pub fn load(path: impl Into<PathBuf>) -> Result<Self, TenantsError> {
         let path = path.into();
-        let seen = fingerprint(&path)?;
+        let seen = Fingerprint::of(&path).map_err(|error| TenantsError::Read {
+            path: path.clone(),
+            error,
+        })?;
         let snapshot = Snapshot::new(&TenantsFile::read(&path)?, &Snapshot::default())
             .map_err(|error| error.of(&path))?;
         Ok(Self {
@@ -85,7 +100,7 @@ impl Tenants {
     /// reported once per change of the file, not at every look.
     pub fn reload(&self) -> Result<Reload, TenantsError> {
         // Looked at before it is read: what is written in between is seen the next time.
-        let now = fingerprint(&self.path).ok();
+        let now = Fingerprint::of(&self.path).ok();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if *seen == now {
             return Ok(Reload::Unchanged);
@@ -120,21 +135,6 @@ impl Tenants {
             }
         }
     }
-}
-
-fn fingerprint(path: &Path) -> Result<Fingerprint, TenantsError> {
-    let read = || {
-        let data = std::fs::metadata(path)?;
-        Ok(Fingerprint {
-            modified: data.modified()?,
-            bytes: data.len(),
-            inode: data.ino(),
-        })
-    };
-    read().map_err(|error| TenantsError::Read {
-        path: path.into(),
-        error,
-    })
 }
 
 /// Why tenants cannot be read or written.
