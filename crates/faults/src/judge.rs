@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! ledger (sent, acknowledged) ─┐
-//! events, facts, health, … ────┴─► lost · doubled · wrong
+//! events, facts, health, … ────┼─► lost · doubled · wrong
+//! receiver (what came) ────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     load::{Ledger, Sent, TENANTS, conversation},
+    receiver::{self, Arrivals, Key},
     store::Store,
 };
 
@@ -77,12 +79,20 @@ impl Books<'_> {
         self.store.query(self.database, sql).await
     }
 
-    /// Accepted events and outcomes that can be queried now.
-    pub(crate) async fn progress(&self) -> anyhow::Result<(u64, u64)> {
+    /// Accepted events, outcomes, and deliveries that have ended, that can be queried now.
+    pub(crate) async fn progress(&self) -> anyhow::Result<(u64, u64, u64)> {
         let rows = self
-            .rows("SELECT countIf(outcome = 'accepted'), count() FROM events")
+            .rows(
+                "SELECT countIf(outcome = 'accepted'), count(), \
+                 (SELECT uniqExactIf((tenant, destination, event_id), result != 'retrying') FROM deliveries) \
+                 FROM events",
+            )
             .await?;
-        Ok((number(&rows[0], 0), number(&rows[0], 1)))
+        Ok((
+            number(&rows[0], 0),
+            number(&rows[0], 1),
+            number(&rows[0], 2),
+        ))
     }
 
     /// Compares everything.
@@ -248,6 +258,120 @@ impl Books<'_> {
         for tenant in found.keys() {
             verdict.foreign.push(format!("event_health: {tenant:?}"));
         }
+        Ok(())
+    }
+}
+
+/// What the receiver says.
+pub(crate) struct Receipts<'a> {
+    pub(crate) arrivals: &'a Arrivals,
+    /// Most requests that came and were not recorded: those under way when a deliverer was killed.
+    pub(crate) cut_off: u64,
+}
+
+/// What is recorded of one event and one destination.
+#[derive(Debug, Default)]
+struct Recorded {
+    ids: BTreeSet<String>,
+    /// Turns with an answer of 200, and with another.
+    taken: u64,
+    refused: u64,
+    others: u64,
+}
+
+impl Books<'_> {
+    /// Every accepted event was taken by each destination that wants it, always under the same id; what is
+    /// recorded of it came to the receiver so often at least, and nothing else came or is recorded.
+    pub(crate) async fn deliveries(
+        &self,
+        receipts: Receipts<'_>,
+        verdict: &mut Verdict,
+    ) -> anyhow::Result<()> {
+        let Receipts { arrivals, cut_off } = receipts;
+        for wrong in &arrivals.wrong {
+            verdict.foreign.push(format!("request {wrong}"));
+        }
+        let mut recorded = self.recorded().await?;
+        let mut seen = arrivals.seen.clone();
+        let accepted = "SELECT tenant, event_id FROM events WHERE outcome = 'accepted'";
+        let mut expected = 0;
+        for row in self.rows(accepted).await? {
+            for destination in receiver::that_take() {
+                let key: Key = (row[0].clone(), destination.to_owned(), row[1].clone());
+                let came = seen.remove(&key).unwrap_or_default();
+                let noted = recorded.remove(&key).unwrap_or_default();
+                let what = format!("delivery of {key:?}");
+                expected += 1;
+                if came.taken == 0 {
+                    verdict.lost.push(format!("{what}: never taken"));
+                }
+                if came.ids.len() > 1 || !noted.ids.is_subset(&came.ids) {
+                    let ids = (&came.ids, &noted.ids);
+                    verdict
+                        .doubled
+                        .push(format!("{what}: under the ids {ids:?}"));
+                }
+                // Whoever was killed before the answer was recorded asks again: then it is recorded.
+                verdict.compare(
+                    &format!("{what}, recorded as taken"),
+                    (1, came.taken),
+                    noted.taken,
+                );
+                let refused = came.requests - came.taken;
+                verdict.compare(
+                    &format!("{what}, recorded as refused"),
+                    (0, refused),
+                    noted.refused,
+                );
+                verdict.compare(&format!("{what}, other turns"), (0, 0), noted.others);
+            }
+        }
+        for key in seen.keys() {
+            verdict.foreign.push(format!("request for {key:?}"));
+        }
+        for key in recorded.keys() {
+            verdict.foreign.push(format!("record of {key:?}"));
+        }
+        let requests: u64 = arrivals.seen.values().map(|seen| seen.requests).sum();
+        self.sums((requests, cut_off), expected, verdict).await
+    }
+
+    async fn recorded(&self) -> anyhow::Result<BTreeMap<Key, Recorded>> {
+        let mut recorded: BTreeMap<Key, Recorded> = BTreeMap::new();
+        let sql = "SELECT tenant, destination, event_id, delivery_id, countIf(status = 200), \
+                   countIf(status = 500), countIf(ifNull(status, 0) NOT IN (200, 500)) \
+                   FROM deliveries FINAL GROUP BY ALL";
+        for row in self.rows(sql).await? {
+            let key = (row[0].clone(), row[1].clone(), row[2].clone());
+            let one = recorded.entry(key).or_default();
+            one.ids.insert(row[3].clone());
+            one.taken += number(&row, 4);
+            one.refused += number(&row, 5);
+            one.others += number(&row, 6);
+        }
+        Ok(recorded)
+    }
+
+    /// The views have what the table has, and the table what the receiver saw, but for requests cut off.
+    async fn sums(
+        &self,
+        (requests, cut_off): (u64, u64),
+        expected: u64,
+        verdict: &mut Verdict,
+    ) -> anyhow::Result<()> {
+        let sql = "SELECT (SELECT count() FROM deliveries FINAL), \
+                   (SELECT sum(attempts) FROM delivery_health), (SELECT sum(attempts) FROM delivery_states), \
+                   (SELECT countIf(is_final AND result = 'delivered') FROM delivery_states)";
+        let rows = self.rows(sql).await?;
+        let turns = number(&rows[0], 0);
+        let what = "requests recorded";
+        verdict.compare(what, (requests.saturating_sub(cut_off), requests), turns);
+        for (view, count) in [("delivery_health", 1), ("delivery_states", 2)] {
+            let what = format!("requests in {view}");
+            verdict.compare(&what, (turns, turns), number(&rows[0], count));
+        }
+        let what = "deliveries that ended as delivered";
+        verdict.compare(what, (expected, expected), number(&rows[0], 3));
         Ok(())
     }
 }

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use chatpulse_faults::proxy::tcp::{Mode, TcpProxy};
-use chatpulse_kafka::{KafkaConfig, Publisher, PublisherSettings, Record};
+use chatpulse_kafka::{
+    KafkaConfig, PartitionReader, Publisher, PublisherSettings, Record, TopicPartition,
+};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -121,6 +123,25 @@ impl Kafka {
             Ok(())
         });
         sent.await?
+    }
+
+    /// Waits until every partition of a topic has a record.
+    pub(crate) async fn filled(&self, topic: String) -> anyhow::Result<()> {
+        let config = KafkaConfig::new(self.bootstrap(), "chatpulse-faults");
+        let waited = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+            let deadline = Instant::now() + CONFIRMED_WITHIN;
+            for partition in 0..PARTITIONS {
+                let partition = TopicPartition::new(topic.as_str(), partition);
+                let reader = PartitionReader::new(&config, partition)?;
+                // A topic that was just made has no leader for a moment.
+                while !reader.watermarks().is_ok_and(|ends| ends.high > 0) {
+                    ensure!(Instant::now() < deadline, "nothing is written to {topic}");
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+            Ok(())
+        });
+        waited.await?
     }
 
     /// Deletes a topic, and waits until it is gone.

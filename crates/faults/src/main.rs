@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! load ──► producers ──► Kafka ──► enrichers ──► Kafka ──► sinks ──► store
-//!   │                      ▲ proxies, kill -9, SIGSTOP, …   ▲          │
-//!   └── acknowledged ──────────────► judge ◄───────────────────────────┘
+//!   │                      ▲ proxies, kill -9, SIGSTOP, … │ ▲          │
+//!   │                                                     └──► deliverers ──► receiver
+//!   └── acknowledged ──────────────► judge ◄───────────────────────────┴────────┘
 //! ```
 
 mod judge;
@@ -11,6 +12,7 @@ mod kafka;
 mod load;
 mod output;
 mod process;
+mod receiver;
 mod report;
 mod run;
 mod scenarios;

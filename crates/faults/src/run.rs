@@ -15,13 +15,12 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     RunArgs,
     output::{self, note},
+    receiver::Receiver,
     report::{Outcome, Report},
     scenarios::{Fault, KILLS_PER_ROUND, SCENARIOS, Scenario},
     site::{Grounds, Site},
 };
 
-/// Scenarios that share the kills asked for.
-const KILL_SCENARIOS: u32 = 4;
 /// Events that flow before a fault is made.
 const BEFORE: u64 = 200;
 const FLOW: Duration = Duration::from_secs(60);
@@ -129,11 +128,20 @@ async fn scene(
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let stream = Sha256::digest(scenario.name);
     rng.set_stream(u64::from_le_bytes(std::array::from_fn(|i| stream[i])));
-    let site = Site::start(grounds, &database(scenario), (args.rate, &mut rng)).await?;
+    let receiver = match scenario.delivers() {
+        true => Some(Receiver::start().await?),
+        false => None,
+    };
+    let site = Site::start(
+        (grounds, receiver),
+        &database(scenario),
+        (args.rate, &mut rng),
+    )
+    .await?;
     let rounds = match (scenario.fault, args.suite) {
         (Fault::Kill(_), _) => args
             .kills
-            .div_ceil(KILL_SCENARIOS)
+            .div_ceil(Scenario::that_kill(args.suite))
             .div_ceil(KILLS_PER_ROUND),
         _ => 1,
     };
@@ -163,6 +171,12 @@ async fn scene(
             verdict.lost.len(),
             verdict.doubled.len(),
         ));
+        if let Some((requests, deliveries)) = site.received() {
+            note(&format!(
+                "{}: {requests} requests for {deliveries} deliveries came to the receiver",
+                scenario.name
+            ));
+        }
         ensure!(verdict.is_clean(), "{verdict}");
         recovered?;
         outcome.recoveries.push(recovery);

@@ -129,6 +129,7 @@ impl Suite {
 /// What the short suite leaves out: the sisters of what is in it, and what needs root.
 const NOT_IN_CI: &[&str] = &[
     "disk-full",
+    "kill-sink-deliverer",
     "zombie-producer",
     "insert-exception-header",
     "insert-exception-tagged",
@@ -146,10 +147,25 @@ impl Scenario {
     pub(crate) fn is_in(&self, suite: Suite) -> bool {
         suite == Suite::Full || !NOT_IN_CI.contains(&self.name)
     }
+
+    /// Whether deliverers and destinations are there as well.
+    pub(crate) fn delivers(&self) -> bool {
+        matches!(self.fault, Fault::Kill(kinds) if kinds.contains(&Kind::Deliverer))
+    }
+
+    /// Scenarios of a suite that share the kills asked for.
+    pub(crate) fn that_kill(suite: Suite) -> u32 {
+        let kill = SCENARIOS
+            .iter()
+            .filter(|scenario| matches!(scenario.fault, Fault::Kill(_)) && scenario.is_in(suite));
+        u32::try_from(kill.count()).unwrap_or(u32::MAX)
+    }
 }
 
 /// Kills between two judgements.
 pub(crate) const KILLS_PER_ROUND: u32 = 24;
+/// The same where deliverers are among them, which take some seconds to come to work.
+const KILLS_OF_DELIVERERS: u32 = 8;
 /// Kills of stages during another fault.
 const KILLS_BESIDE: u32 = 3;
 /// How long a fault lasts, where it does not end by itself.
@@ -197,8 +213,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     kills("kill-enricher", "kill -9 of enrichers", &[Kind::Enricher]),
     kills("kill-sink", "kill -9 of sinks", &[Kind::Sink]),
     kills(
+        "kill-deliverer",
+        "kill -9 of deliverers",
+        &[Kind::Deliverer],
+    ),
+    kills(
+        "kill-sink-deliverer",
+        "kill -9 of a sink and a deliverer at once",
+        &[Kind::Sink, Kind::Deliverer],
+    ),
+    kills(
         "kill-any",
-        "kill -9 of one of each stage at once",
+        "kill -9 of one of each stage at once, deliverers included",
         &Kind::ALL,
     ),
     on_one(
@@ -481,7 +507,11 @@ impl Fault {
         rng: &mut ChaCha8Rng,
     ) -> anyhow::Result<(u32, u32)> {
         if let Self::Kill(kinds) = self {
-            let kills = kill(site, (KILLS_PER_ROUND, kinds), rng).await?;
+            let count = match kinds.contains(&Kind::Deliverer) {
+                true => KILLS_OF_DELIVERERS,
+                false => KILLS_PER_ROUND,
+            };
+            let kills = kill(site, (count, kinds), rng).await?;
             return Ok((kills, kills));
         }
         // An unanswered request is sent again, and must not find other partitions; and what is
@@ -494,7 +524,7 @@ impl Fault {
             let mut kills = 0;
             while with_kills && kills < KILLS_BESIDE {
                 pause(&mut other, 300..1_300).await;
-                any(site, &Kind::ALL, &mut other)?.kill()?;
+                any(site, &Kind::STORING, &mut other)?.kill()?;
                 kills += 1;
             }
             Ok::<_, anyhow::Error>(kills)
@@ -547,9 +577,9 @@ impl Fault {
                 store.inserts.pass();
             }
             Self::Scale => {
-                Kind::ALL.into_iter().for_each(|kind| site.grow(kind));
+                Kind::STORING.into_iter().for_each(|kind| site.grow(kind));
                 pause(rng, LASTING).await;
-                for kind in Kind::ALL {
+                for kind in Kind::STORING {
                     site.shrink(kind).await?;
                 }
             }
@@ -831,7 +861,7 @@ fn any(site: &Site<'_>, kinds: &[Kind], rng: &mut ChaCha8Rng) -> anyhow::Result<
 }
 
 async fn replace_all(site: &Site<'_>, rng: &mut ChaCha8Rng) -> anyhow::Result<()> {
-    for kind in Kind::ALL {
+    for kind in Kind::STORING {
         for stage in site.of(kind) {
             pause(rng, 100..500).await;
             stage.replace().await?;

@@ -1,6 +1,8 @@
 //! One installation under test: its topics, its database, its stages, its senders.
 
 use std::{
+    fs::OpenOptions,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -14,10 +16,11 @@ use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    judge::{Books, Verdict},
+    judge::{Books, Receipts, Verdict},
     kafka::{Kafka, PARTITIONS},
     load::{Ledger, Load, TENANTS, Target},
     output::note,
+    receiver::{self, CONCURRENCY, Receiver, SECRET},
     stage::{Kind, Program, Stage},
     store::Store,
 };
@@ -33,6 +36,7 @@ const INSTANCES: usize = 2;
 pub(crate) const SESSION: Duration = Duration::from_millis(1_200);
 /// Folder of the enrichers' checkpoints.
 const CHECKPOINTS: &str = "checkpoints";
+const TENANTS_FILE: &str = "tenants.toml";
 /// File system of the small disk, MiB.
 const SMALL_DISK_MIB: u32 = 192;
 
@@ -82,7 +86,6 @@ impl Grounds {
 
     /// Leaves no room on the small disk; gives the file that takes it.
     pub(crate) fn fill_disk(&self) -> anyhow::Result<PathBuf> {
-        use std::io::Write as _;
         let disk = self.small_disk.as_ref().context("the disk is not small")?;
         let path = disk.0.join("ballast");
         let mut file = std::fs::File::create(&path)?;
@@ -140,12 +143,15 @@ pub(crate) struct Site<'g> {
     poison: [AtomicU64; 2],
     partitions: AtomicI32,
     memory: Mutex<Vec<String>>,
+    /// Where the deliverers deliver to, where there are any.
+    receiver: Option<Receiver>,
 }
 
 impl<'g> Site<'g> {
-    /// Makes topics, database and tenants, and starts two instances of each stage.
+    /// Makes topics, database and tenants, and starts two instances of each stage; deliverers only where
+    /// there is a receiver.
     pub(crate) async fn start(
-        grounds: &'g Grounds,
+        (grounds, receiver): (&'g Grounds, Option<Receiver>),
         name: &str,
         (rate, rng): (u32, &mut ChaCha8Rng),
     ) -> anyhow::Result<Self> {
@@ -160,12 +166,29 @@ impl<'g> Site<'g> {
         for tenant in TENANTS {
             let key = tool(&program, &["tenant", "add", tenant]).await?;
             keys.push(key.trim().to_owned());
+            if let Some(receiver) = &receiver {
+                // They belong to the tenant that stands last in the file.
+                let mut file = OpenOptions::new()
+                    .append(true)
+                    .open(program.folder.join(TENANTS_FILE))?;
+                file.write_all(receiver.destinations(tenant).as_bytes())?;
+            }
         }
+        std::fs::write(program.folder.join("webhook-secret"), SECRET)?;
         tool(&program, &["migrate"]).await?;
+        let kinds: &[Kind] = match receiver {
+            Some(_) => &Kind::ALL,
+            None => &Kind::STORING,
+        };
         let mut stages = Vec::new();
-        for kind in Kind::ALL {
+        for &kind in kinds {
             let start = |number| Arc::new(Stage::start(&program, kind, number));
             stages.extend((1..=INSTANCES).map(start));
+        }
+        if receiver.is_some() {
+            // What comes before the first cursors is nobody's.
+            let topic = format!("{name}.chat.deliveries.cursors");
+            grounds.kafka.filled(topic).await?;
         }
         let producers = stages.iter().filter(|stage| stage.kind == Kind::Producer);
         let target = Target {
@@ -182,6 +205,7 @@ impl<'g> Site<'g> {
             poison: Default::default(),
             partitions: AtomicI32::new(PARTITIONS),
             memory: Mutex::default(),
+            receiver,
         })
     }
 
@@ -230,7 +254,7 @@ impl<'g> Site<'g> {
             let peaks = stages.iter().filter_map(|stage| stage.peak_kib());
             peaks.max().unwrap_or(0) / 1024
         };
-        let [producer, enricher, sink] = Kind::ALL.map(peak);
+        let [producer, enricher, sink] = Kind::STORING.map(peak);
         let line =
             format!("{when}: producer {producer} MiB, enricher {enricher} MiB, sink {sink} MiB");
         note(&line);
@@ -364,18 +388,24 @@ impl<'g> Site<'g> {
                 ledger.outcomes() + self.poison[0].load(Ordering::SeqCst),
             )
         };
+        // Every event goes to so many destinations.
+        let wanted = match self.receiver {
+            Some(_) => receiver::that_take().count() as u64,
+            None => 0,
+        };
         loop {
             let progress = self.books().progress().await;
-            if let Ok((found, all)) = &progress
+            if let Ok((found, all, ended)) = &progress
                 && *found >= accepted
                 && *all >= outcomes
+                && *ended >= found * wanted
             {
                 return Ok(());
             }
             ensure!(
                 Instant::now() < deadline,
                 "not everything is queryable after {RECOVERY:?}: {accepted} events and {outcomes} outcomes \
-                 were acknowledged, there are {progress:?}"
+                 were acknowledged, each event has {wanted} destinations; there are {progress:?}"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -396,12 +426,37 @@ impl<'g> Site<'g> {
         );
         let deadline = Instant::now() + SETTLE;
         loop {
-            let verdict = self.books().judge(ledger).await?;
+            let mut verdict = self.books().judge(ledger).await?;
+            if let Some(receiver) = &self.receiver {
+                let arrivals = receiver.arrivals();
+                let receipts = Receipts {
+                    arrivals: &arrivals,
+                    cut_off: self.cut_off(),
+                };
+                self.books().deliveries(receipts, &mut verdict).await?;
+            }
             if verdict.is_clean() || Instant::now() >= deadline {
                 return Ok(verdict);
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
+    }
+
+    /// Most requests that can have been under way when deliverers were killed: what came of those nobody
+    /// but the receiver knows.
+    fn cut_off(&self) -> u64 {
+        let deliverers = self.of(Kind::Deliverer);
+        let ends: u32 = deliverers.iter().map(|stage| stage.kills()).sum();
+        let ends = u64::from(ends) + self.failures() as u64;
+        let destinations = (TENANTS.len() * receiver::that_take().count()) as u64;
+        ends * destinations * u64::from(CONCURRENCY)
+    }
+
+    /// What the receiver saw of requests and deliveries, for the log.
+    pub(crate) fn received(&self) -> Option<(u64, usize)> {
+        let arrivals = self.receiver.as_ref()?.arrivals();
+        let requests = arrivals.seen.values().map(|seen| seen.requests).sum();
+        Some((requests, arrivals.seen.len()))
     }
 
     /// `chatpulse audit`: the books balance, and Kafka has nothing that the store has not.
@@ -514,7 +569,7 @@ url = "{url}"
 database = "{name}"
 
 [producer]
-tenants_file = "tenants.toml"
+tenants_file = "{TENANTS_FILE}"
 confirm_timeout = "5s"
 
 [enricher]
@@ -524,6 +579,12 @@ checkpoint_interval = "1s"
 [sink]
 batch_rows = 150
 batch_wait = "30ms"
+
+[deliverer]
+allow_networks = ["127.0.0.1/32"]
+pauses = ["300ms", "1s", "2s"]
+breaker_pause = "200ms"
+breaker_max_pause = "1s"
 "#,
         bootstrap = grounds.kafka.bootstrap(),
         checkpoints = checkpoints.display(),

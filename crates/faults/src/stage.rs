@@ -29,17 +29,21 @@ pub(crate) enum Kind {
     Producer,
     Enricher,
     Sink,
+    Deliverer,
 }
 
 impl Kind {
-    /// All of them, in the order of the data.
-    pub(crate) const ALL: [Kind; 3] = [Kind::Producer, Kind::Enricher, Kind::Sink];
+    /// Those that bring events into the store, in the order of the data.
+    pub(crate) const STORING: [Kind; 3] = [Kind::Producer, Kind::Enricher, Kind::Sink];
+    /// And the one that brings them to the tenants' receivers.
+    pub(crate) const ALL: [Kind; 4] = [Kind::Producer, Kind::Enricher, Kind::Sink, Kind::Deliverer];
 
     fn name(self) -> &'static str {
         match self {
             Self::Producer => "producer",
             Self::Enricher => "enricher",
             Self::Sink => "sink",
+            Self::Deliverer => "deliverer",
         }
     }
 }
@@ -86,6 +90,8 @@ struct State {
     is_end_asked: bool,
     /// How it ended where nobody had asked it to.
     ends: Vec<ExitStatus>,
+    /// kill -9 that found a process.
+    kills: u32,
     last_end: Option<ExitStatus>,
     starts: u32,
 }
@@ -118,7 +124,16 @@ impl Stage {
 
     /// kill -9; it is started again at once.
     pub(crate) fn kill(&self) -> anyhow::Result<()> {
+        {
+            let mut state = self.state();
+            state.kills += u32::from(state.pid.is_some());
+        }
         self.end(Signal::KILL)
+    }
+
+    /// How often it was killed so far.
+    pub(crate) fn kills(&self) -> u32 {
+        self.state().kills
     }
 
     /// SIGSTOP: it does nothing, and does not know it.
@@ -177,6 +192,7 @@ impl Stage {
             Kind::Producer => "chatpulse_producer_items_total",
             Kind::Enricher => "chatpulse_enricher_outcomes_total",
             Kind::Sink => "chatpulse_sink_stored_total",
+            Kind::Deliverer => "chatpulse_deliverer_turns_total",
         };
         let Ok(answer) = reqwest::get(format!("{}/metrics", self.url())).await else {
             return false;
@@ -193,6 +209,7 @@ impl Stage {
             Kind::Producer => return 0,
             Kind::Enricher => ": enriching ",
             Kind::Sink => ": storing ",
+            Kind::Deliverer => ": delivering ",
         };
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         log.lines().filter(|line| line.contains(what)).count()
