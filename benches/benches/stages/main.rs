@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, io::Write as _};
 use anyhow::{Context as _, Result, ensure};
 use chatpulse_kafka::Topics;
 use chatpulse_store::{Store, StoreConfig};
-use machine::{Ground, Measured, Pids};
+use machine::{Ground, Measured, Pids, StoreProcess};
 
 /// How much is measured.
 #[derive(Debug, Clone)]
@@ -70,6 +70,8 @@ impl Extent {
 }
 
 fn main() -> Result<()> {
+    // The HTTP client wants one, though it speaks to loopback alone. An error says that there is one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     if let Some((role, parameters)) = roles::of_arguments() {
         return roles::play(&role, &parameters);
     }
@@ -79,6 +81,7 @@ fn main() -> Result<()> {
 
 async fn bench(extent: Extent) -> Result<()> {
     let ground = Ground::start().await?;
+    let store = ground.store().await?;
     say(&format!(
         "{} events, {} rounds of each",
         extent.events, extent.rounds
@@ -99,11 +102,11 @@ async fn bench(extent: Extent) -> Result<()> {
             enricher(&ground, &topics, &extent).await?;
         }
         if extent.has("sink") {
-            sink(&ground, &topics, &extent).await?;
+            sink((&ground, &store), &topics, &extent).await?;
         }
     }
     if extent.has("pipeline") {
-        pipeline(&ground, &extent).await?;
+        pipeline((&ground, &store), &extent).await?;
     }
     Ok(())
 }
@@ -187,7 +190,11 @@ async fn enricher(ground: &Ground, filled: &Topics, extent: &Extent) -> Result<(
     )
 }
 
-async fn sink(ground: &Ground, filled: &Topics, extent: &Extent) -> Result<()> {
+async fn sink(
+    (ground, store): (&Ground, &StoreProcess),
+    filled: &Topics,
+    extent: &Extent,
+) -> Result<()> {
     let mut ours = Vec::new();
     let mut ceiling = Vec::new();
     let mut reading = Vec::new();
@@ -196,7 +203,6 @@ async fn sink(ground: &Ground, filled: &Topics, extent: &Extent) -> Result<()> {
         .parameters()
         .with("prefix", prefix)
         .with("events", extent.events);
-    let store = ground.store().await?;
     let pids = ground.pids().with("store", store.pid());
     // Not measured: what is posted is written down here.
     let recorder = machine::Recorder::start(store.url()).await?;
@@ -253,9 +259,8 @@ async fn fresh(url: &str, name: &str) -> Result<String> {
 }
 
 /// All stages at once, from the first request to the last row.
-async fn pipeline(ground: &Ground, extent: &Extent) -> Result<()> {
+async fn pipeline((ground, store): (&Ground, &StoreProcess), extent: &Extent) -> Result<()> {
     let mut rounds = Vec::new();
-    let store = ground.store().await?;
     for round in 0..extent.rounds {
         let prefix = format!("all{round}.");
         let topics = Topics::with_prefix(&prefix);
