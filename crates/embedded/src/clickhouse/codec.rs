@@ -96,22 +96,23 @@ impl Encoding {
             .find(|e| names.iter().any(|name| name.eq_ignore_ascii_case(e.name())))
     }
 
+    /// Bodies may be several members one after the other: clickhouse-connect compresses each block of
+    /// rows by itself. What follows the last is an error, never dropped.
     pub(super) fn decode(self, body: ByteStream) -> ByteStream {
         let reader = BufReader::new(StreamReader::new(body));
+        macro_rules! members {
+            ($decoder:ident) => {{
+                let mut decoder = $decoder::new(reader);
+                decoder.multiple_members(true);
+                stream(decoder)
+            }};
+        }
         match self {
-            Self::Brotli => stream(BrotliDecoder::new(reader)),
-            Self::Lz4 => stream(Lz4Decoder::new(reader)),
-            Self::Gzip => {
-                let mut decoder = GzipDecoder::new(reader);
-                decoder.multiple_members(true);
-                stream(decoder)
-            }
-            Self::Deflate => stream(ZlibDecoder::new(reader)),
-            Self::Zstd => {
-                let mut decoder = ZstdDecoder::new(reader);
-                decoder.multiple_members(true);
-                stream(decoder)
-            }
+            Self::Brotli => members!(BrotliDecoder),
+            Self::Lz4 => members!(Lz4Decoder),
+            Self::Gzip => members!(GzipDecoder),
+            Self::Deflate => members!(ZlibDecoder),
+            Self::Zstd => members!(ZstdDecoder),
         }
     }
 
@@ -324,6 +325,33 @@ mod tests {
                 .await
                 .unwrap();
             assert_eq!(back.concat(), data, "{encoding:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_of_several_members_is_read_to_its_end() {
+        for encoding in Encoding::ALL {
+            let mut wire = Vec::new();
+            for part in [b"one ".as_slice(), b"two ", b"three"] {
+                let body = futures::stream::iter([Ok(Bytes::copy_from_slice(part))]).boxed();
+                let member: Vec<Bytes> = encoding.encode(body).try_collect().await.unwrap();
+                wire.extend(member.concat());
+            }
+            let body = futures::stream::iter([Ok(Bytes::from(wire))]).boxed();
+            let back: Vec<Bytes> = encoding.decode(body).try_collect().await.unwrap();
+            assert_eq!(back.concat(), b"one two three", "{encoding:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_last_member_is_an_error() {
+        for encoding in Encoding::ALL {
+            let body = futures::stream::iter([Ok(Bytes::from_static(b"rows"))]).boxed();
+            let member: Vec<Bytes> = encoding.encode(body).try_collect().await.unwrap();
+            let wire = [member.concat().as_slice(), b"no member"].concat();
+            let body = futures::stream::iter([Ok(Bytes::from(wire))]).boxed();
+            let back: Result<Vec<Bytes>, _> = encoding.decode(body).try_collect().await;
+            assert!(back.is_err(), "{encoding:?}");
         }
     }
 
