@@ -3,6 +3,7 @@
 //! One binary with a subcommand for each stage; `serve` and `demo` run all of them in one process on
 //! the embedded broker and ClickHouse. Configuration, logging and signals live here and nowhere else.
 
+mod bench;
 mod commands;
 mod config;
 mod deliveries;
@@ -57,6 +58,7 @@ enum Command {
     #[cfg(feature = "embedded")]
     Serve(commands::ServeArgs),
     Docs(docs::DocsArgs),
+    Bench(bench::BenchArgs),
     #[command(flatten)]
     Other(commands::Command),
 }
@@ -88,6 +90,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     let config = config::load(cli.config.as_deref())?;
     let stop = stop_on_signal()?;
     match cli.command {
+        Command::Bench(args) => bench::run(config, cli.config, args, stop).await,
         Command::Docs(args) => docs::run(&config, &args).map(|()| true),
         #[cfg(feature = "embedded")]
         Command::Demo(args) => demo::run(config, args, stop).await,

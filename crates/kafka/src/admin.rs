@@ -12,6 +12,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use crate::config::KafkaConfig;
 use crate::error::KafkaError;
 use crate::reader::{CALL_TIMEOUT, LogContext, TopicPartition, committed, watermarks};
+use crate::scale;
 
 /// A topic as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +137,52 @@ impl Admin {
             self.create(&absent).await?;
         }
         self.await_topics(specs).await
+    }
+
+    /// Removes topics with all their records; those that are not there are no error.
+    ///
+    /// # Errors
+    /// [`KafkaError::Broker`] when the broker refuses.
+    pub async fn delete_topics(&self, names: &[&str]) -> Result<(), KafkaError> {
+        let action = "removing topics";
+        let options = AdminOptions::new().operation_timeout(Some(CALL_TIMEOUT));
+        let results = self
+            .client
+            .delete_topics(names, &options)
+            .await
+            .map_err(|error| KafkaError::from_native(action, &error))?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic)) => {}
+                Err((topic, code)) => {
+                    return Err(KafkaError::Broker {
+                        action,
+                        code,
+                        detail: format!("topic {topic}"),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the first records of `topic` take in the log, by what a reader of about `records` of them receives:
+    /// batches as they are stored, compressed, with their headers. Gives records and bytes; both 0 of an empty topic.
+    ///
+    /// # Errors
+    /// [`KafkaError::UnknownTopic`], [`KafkaError::Broker`].
+    pub async fn weigh(&self, topic: &str, records: u64) -> Result<(u64, u64), KafkaError> {
+        let Some(count) = self.partition_count(topic).await? else {
+            return Err(KafkaError::UnknownTopic {
+                topic: topic.to_owned(),
+            });
+        };
+        let mut client = self.config.reader("chatpulse-weigh")?;
+        client
+            .set("statistics.interval.ms", "100")
+            .set("queued.max.messages.kbytes", "1024");
+        let topic = topic.to_owned();
+        blocking(move || scale::weigh(&client, (&topic, count), records)).await
     }
 
     async fn create(&self, specs: &[&TopicSpec]) -> Result<(), KafkaError> {

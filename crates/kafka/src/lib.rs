@@ -23,6 +23,7 @@ mod group;
 mod partitioner;
 mod publisher;
 mod reader;
+mod scale;
 mod supervise;
 mod topics;
 
