@@ -14,10 +14,14 @@ pub enum CapacityError {
         reason: String,
     },
     /// The source of the load ended.
-    #[error("the generator of events has ended before the load was sent: a fault of chatpulse, please report it")]
+    #[error(
+        "the generator of events has ended before the load was sent: a fault of chatpulse, please report it"
+    )]
     FeedEnded,
     /// What was sent does not arrive.
-    #[error("only {stored} of {sent} events have come through and nothing has moved for {seconds} s: see the log of the stages")]
+    #[error(
+        "only {stored} of {sent} events have come through and nothing has moved for {seconds} s: see the log of the stages"
+    )]
     Stalled {
         /// Outcomes of the last stage.
         stored: u64,

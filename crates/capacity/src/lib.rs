@@ -19,6 +19,7 @@ mod error;
 mod feed;
 mod load;
 mod page;
+mod plot;
 mod process;
 mod projection;
 mod report;
@@ -37,8 +38,8 @@ pub use page::html;
 pub use process::{Consumption, Usage};
 pub use projection::{Demand, Measured, Projection, STAGE_THREADS_PER_PARTITION, project};
 pub use report::{
-    Bytes, DrainReport, Lag, Latency, Level, LoadReport, Machine, PartCost, Report, Run, Sustainable, TableBytes,
-    Window,
+    Bytes, DrainReport, Lag, Latency, Level, LoadReport, Machine, PartCost, Report, Run,
+    Sustainable, TableBytes, Window,
 };
 pub use run::{Bench, Plan, Target, drain_of};
 pub use schedule::{Arrivals, Schedule};

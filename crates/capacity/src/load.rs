@@ -126,7 +126,7 @@ impl Tally {
         let (from, until) = self.measured;
         let share = intended.checked_duration_since(from)?.as_secs_f64()
             / until.duration_since(from).as_secs_f64();
-        (share < 1.0).then(|| (share * WINDOWS as f64) as usize)
+        (share < 1.0).then_some((share * WINDOWS as f64) as usize)
     }
 
     fn ended(&self, shot: &Shot, outcome: Result<(), String>) {
@@ -236,7 +236,10 @@ impl Load {
                 false => (salvo.feed.next().await?, Vec::new()),
             };
             let intended = salvo.start + salvo.schedule.next_due(request.events);
-            if intended >= salvo.until || sent >= salvo.events || salvo.tally.stop.load(Ordering::Relaxed) {
+            if intended >= salvo.until
+                || sent >= salvo.events
+                || salvo.tally.stop.load(Ordering::Relaxed)
+            {
                 break;
             }
             if intended > Instant::now() {
@@ -391,7 +394,9 @@ async fn connect(producer: &str) -> Result<Sender, String> {
     let stream = TcpStream::connect(producer)
         .await
         .map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
     let (sender, connection) = handshake(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;

@@ -134,7 +134,10 @@ mod tests {
         assert_eq!(projection.machines, 10);
         assert_eq!(projection.partitions, Some(4)); // 70,000 x 35 µs / 0.7 = 3.5
         assert_eq!(projection.kafka_bytes, Some(70_000.0 * 86_400.0 * 1_200.0));
-        assert_eq!(projection.clickhouse_bytes, Some(70_000.0 * 86_400.0 * 100.0));
+        assert_eq!(
+            projection.clickhouse_bytes,
+            Some(70_000.0 * 86_400.0 * 100.0)
+        );
         assert!((projection.cores[0].1.unwrap() - 5.0).abs() < 1e-9);
         assert_eq!(projection.cores[3].1, None, "what is unknown is not 0");
     }

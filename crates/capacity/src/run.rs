@@ -433,7 +433,11 @@ impl Seen<'_> {
                 record(&mut of_windows[window], latency);
             }
         }
-        let of_windows = if has_store { &of_windows } else { &counts.windows };
+        let of_windows = if has_store {
+            &of_windows
+        } else {
+            &counts.windows
+        };
         let windows: Vec<Window> = (0..WINDOWS)
             .map(|window| Window {
                 lag_seconds: self.lag(window, plan.duration),
@@ -459,14 +463,19 @@ impl Seen<'_> {
         let part = |(index, (name, _)): (usize, &(String, Usage))| {
             let after = self.used.1.get(index).copied().unwrap_or_default();
             let before = self.used.0.and_then(|used| used.get(index).copied());
-            let cpu = before
-                .and_then(|before| Some((after.cpu_seconds? - before.cpu_seconds?).max(0.0)));
+            let cpu =
+                before.and_then(|before| Some((after.cpu_seconds? - before.cpu_seconds?).max(0.0)));
             // The first parts handle what is acknowledged, the last ones what comes through.
             let events = rates.map(|(acknowledged, done)| match name.as_str() {
                 "producer" | "broker" => acknowledged,
                 _ => done,
             });
-            cost(name, (events.map(|rate| rate * seconds), seconds), cpu, after)
+            cost(
+                name,
+                (events.map(|rate| rate * seconds), seconds),
+                cpu,
+                after,
+            )
         };
         Run {
             offered: self.rate,
@@ -541,9 +550,7 @@ fn cost(
     PartCost {
         part: part.to_owned(),
         cpu_seconds,
-        events_per_cpu_second: events
-            .zip(counted)
-            .map(|(events, cpu)| events / cpu),
+        events_per_cpu_second: events.zip(counted).map(|(events, cpu)| events / cpu),
         cores: cpu_seconds.map(|cpu| cpu / seconds),
         peak_memory_bytes: after.peak_memory_bytes,
     }
@@ -579,13 +586,14 @@ pub async fn drain_of(
             let seconds = now.duration_since(*began).as_secs_f64();
             let events = done - before;
             let after = consumption(&watch, parts).await;
-            let of = |((name, _), (before, after)): (&(String, Usage), (&Consumption, &Consumption))| {
-                let cpu = after
-                    .cpu_seconds
-                    .zip(before.cpu_seconds)
-                    .map(|(after, before)| (after - before).max(0.0));
-                cost(name, (Some(events as f64), seconds), cpu, *after)
-            };
+            let of =
+                |((name, _), (before, after)): (&(String, Usage), (&Consumption, &Consumption))| {
+                    let cpu = after
+                        .cpu_seconds
+                        .zip(before.cpu_seconds)
+                        .map(|(after, before)| (after - before).max(0.0));
+                    cost(name, (Some(events as f64), seconds), cpu, *after)
+                };
             return Ok(DrainReport {
                 events,
                 seconds,

@@ -66,8 +66,10 @@ pub(crate) fn line(number: u64, run: &Run) -> String {
         "run {number}: {}/s offered, {}/s acknowledged{}; p99 {}; {}",
         count(run.offered),
         count(run.acknowledged),
-        run.stored
-            .map_or_else(String::new, |stored| format!(", {}/s stored", count(stored))),
+        run.stored.map_or_else(String::new, |stored| format!(
+            ", {}/s stored",
+            count(stored)
+        )),
         millis(latency.p99_ms),
         verdict(&run.verdict)
     )
@@ -204,11 +206,9 @@ fn sizes(text: &mut String, sizes: &Bytes) {
         show(sizes.wire),
         show(sizes.kafka_raw),
         show(sizes.kafka_events),
-        sizes
-            .kafka_disk
-            .map_or_else(String::new, |disk| format!(
-                " ({disk:.0} in the embedded broker's files)"
-            )),
+        sizes.kafka_disk.map_or_else(String::new, |disk| format!(
+            " ({disk:.0} in the embedded broker's files)"
+        )),
         show(sizes.clickhouse),
     );
 }
@@ -259,6 +259,9 @@ mod tests {
             ceiling: Ceiling::Generator,
             confirmed: None,
         });
-        assert!(text.contains("at least") && text.contains("may carry more"), "{text}");
+        assert!(
+            text.contains("at least") && text.contains("may carry more"),
+            "{text}"
+        );
     }
 }

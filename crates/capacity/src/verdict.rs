@@ -105,9 +105,8 @@ pub fn judge(rule: &Rule, observed: &Observed) -> Verdict {
             slope_per_second,
             z,
         } = trend(values, observed.window_seconds)?;
-        (slope_per_second > rule.growth && z >= SIGNIFICANT).then(|| {
-            format!("{name} grew by {slope_per_second:.3} s per second (z = {z:.1})")
-        })
+        (slope_per_second > rule.growth && z >= SIGNIFICANT)
+            .then(|| format!("{name} grew by {slope_per_second:.3} s per second (z = {z:.1})"))
     };
     why.extend(grows("the lag", &observed.lag));
     why.extend(grows("the p99 latency", &observed.latency));

@@ -93,7 +93,11 @@ impl Watch {
         };
         let mut request = self
             .http
-            .post(format!("{}/?database={}", store.url.trim_end_matches('/'), store.database))
+            .post(format!(
+                "{}/?database={}",
+                store.url.trim_end_matches('/'),
+                store.database
+            ))
             .header("X-ClickHouse-User", &store.user)
             .body(sql.to_owned());
         if let Some(password) = &store.password {
@@ -122,7 +126,9 @@ impl Watch {
     /// The sum of a counter of a stage over all its labels.
     pub(crate) async fn counter(&self, (url, name): &(String, &str)) -> Result<u64, CapacityError> {
         let get = async || self.http.get(url).send().await?.text().await;
-        let text = get().await.map_err(|error| fault("the stage", url, &error))?;
+        let text = get()
+            .await
+            .map_err(|error| fault("the stage", url, &error))?;
         Ok(sum(&text, name))
     }
 
@@ -132,7 +138,8 @@ impl Watch {
             Usage::Process(pid) => process::of(*pid),
             Usage::Unknown => Consumption::default(),
             Usage::AskClickHouse => {
-                let sql = "SELECT value FROM system.events WHERE event = 'OSCPUVirtualTimeMicroseconds'";
+                let sql =
+                    "SELECT value FROM system.events WHERE event = 'OSCPUVirtualTimeMicroseconds'";
                 let micros = self.query(sql).await.ok();
                 let micros: Option<f64> = micros.and_then(|text| text.trim().parse().ok());
                 Consumption {
@@ -183,7 +190,8 @@ fn sum(metrics: &str, name: &str) -> u64 {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         // Another counter's name may begin with this one.
-        rest.starts_with(['{', ' ']).then(|| line.rsplit(' ').next())?
+        rest.starts_with(['{', ' '])
+            .then(|| line.rsplit(' ').next())?
     });
     values
         .filter_map(|value| value.parse::<f64>().ok())
@@ -302,7 +310,8 @@ mod tests {
 
     #[test]
     fn a_counter_is_the_sum_over_its_labels_and_of_no_other_name() {
-        let text = "# HELP a_total x\na_total{p=\"0\"} 3\na_total{p=\"1\"} 4\na_total_other 100\nb 5\n";
+        let text =
+            "# HELP a_total x\na_total{p=\"0\"} 3\na_total{p=\"1\"} 4\na_total_other 100\nb 5\n";
         assert_eq!(sum(text, "a_total"), 7);
         assert_eq!(sum("a_total 9\n", "a_total"), 9);
         assert_eq!(sum(text, "c"), 0);

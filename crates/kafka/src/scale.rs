@@ -53,7 +53,11 @@ impl ClientContext for Scale {
         let mut received = self.received();
         received.reports += 1;
         received.records = partitions.map(|partition| partition.rxmsgs).sum();
-        received.bytes = statistics.brokers.values().map(|broker| broker.rxbytes).sum();
+        received.bytes = statistics
+            .brokers
+            .values()
+            .map(|broker| broker.rxbytes)
+            .sum();
     }
 }
 
@@ -88,7 +92,9 @@ pub(crate) fn weigh(
             None => {}
             Some(Ok(_)) => read += 1,
             Some(Err(Native::PartitionEOF(_))) => ended += 1,
-            Some(Err(error)) if error.rdkafka_error_code() == Some(Code::PartitionEOF) => ended += 1,
+            Some(Err(error)) if error.rdkafka_error_code() == Some(Code::PartitionEOF) => {
+                ended += 1
+            }
             Some(Err(error)) => return Err(KafkaError::from_native("weighing a topic", &error)),
         }
     }

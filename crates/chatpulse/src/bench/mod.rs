@@ -78,7 +78,10 @@ async fn capacity(
     if let Some(path) = &args.html {
         std::fs::write(path, html(&report))
             .with_context(|| format!("cannot write {}", path.display()))?;
-        output::note(&format!("the report with its plots is in {}", path.display()));
+        output::note(&format!(
+            "the report with its plots is in {}",
+            path.display()
+        ));
     }
     output::result(&match args.json {
         true => serde_json::to_string_pretty(&report)?,
@@ -195,10 +198,7 @@ async fn steps(
 }
 
 /// Fills what the stage reads, and watches it drain.
-async fn drained(
-    site: &mut Site,
-    (stage, total): (StageName, u64),
-) -> anyhow::Result<DrainReport> {
+async fn drained(site: &mut Site, (stage, total): (StageName, u64)) -> anyhow::Result<DrainReport> {
     const ENRICHED: &str = "chatpulse_enricher_outcomes_total";
     const STORED: &str = "chatpulse_sink_stored_total";
     site.end("producer").await?;

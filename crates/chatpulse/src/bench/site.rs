@@ -176,7 +176,10 @@ impl Site {
             ("CLICKHOUSE__DATABASE", store.database.clone()),
             ("CLICKHOUSE__BI_DATABASE", store.store().bi_database()),
             ("PRODUCER__TENANTS_FILE", tenants),
-            ("ENRICHER__CHECKPOINTS", self.config.enricher.checkpoints.clone()),
+            (
+                "ENRICHER__CHECKPOINTS",
+                self.config.enricher.checkpoints.clone(),
+            ),
         ];
         if !self.args.external {
             settings.extend([
@@ -215,7 +218,10 @@ impl Site {
                 return Ok(());
             }
             let part = self.parts.iter_mut().find(|part| part.name == name);
-            let ended = part.map(|part| part.child.try_wait()).transpose()?.flatten();
+            let ended = part
+                .map(|part| part.child.try_wait())
+                .transpose()?
+                .flatten();
             if let Some(status) = ended {
                 bail!("the {name} ended with {status}: {}", self.last_words(name));
             }
@@ -372,7 +378,10 @@ impl Site {
 
     /// ClickHouse, where it is measured.
     pub(super) fn store_address(&self) -> Option<StoreAddress> {
-        if matches!(self.args.stage, Some(StageName::Producer | StageName::Enricher)) {
+        if matches!(
+            self.args.stage,
+            Some(StageName::Producer | StageName::Enricher)
+        ) {
             return None;
         }
         let store = &self.config.clickhouse;
@@ -380,7 +389,10 @@ impl Site {
             url: store.url.clone(),
             database: store.database.clone(),
             user: store.user.clone(),
-            password: store.password.as_ref().map(|secret| secret.reveal().to_owned()),
+            password: store
+                .password
+                .as_ref()
+                .map(|secret| secret.reveal().to_owned()),
         })
     }
 
@@ -446,7 +458,9 @@ impl Site {
             );
         }
         if cfg!(debug_assertions) {
-            notes.push("THIS IS A DEBUG BUILD: it is several times slower than a release build.".into());
+            notes.push(
+                "THIS IS A DEBUG BUILD: it is several times slower than a release build.".into(),
+            );
         }
         notes
     }
