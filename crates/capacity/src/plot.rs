@@ -38,6 +38,14 @@ pub(crate) struct Series<'a> {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
+impl Series<'_> {
+    /// What is no number is not shown.
+    fn shown(&self) -> impl Iterator<Item = (f64, f64)> {
+        let points = self.points.iter().copied();
+        points.filter(|(x, y)| x.is_finite() && y.is_finite())
+    }
+}
+
 /// A plot with axes from 0.
 #[derive(Debug, Clone)]
 pub(crate) struct Plot<'a> {
@@ -50,19 +58,18 @@ pub(crate) struct Plot<'a> {
 impl Plot<'_> {
     /// The plot with its legend; nothing where there is no point.
     pub(crate) fn draw(&self) -> Markup {
-        let points = || self.series.iter().flat_map(|series| &series.points);
-        let finite = |value: f64| if value.is_finite() { value } else { 0.0 };
-        let x_ticks = ticks(points().map(|point| finite(point.0)).fold(0.0, f64::max));
-        let y_ticks = ticks(points().map(|point| finite(point.1)).fold(0.0, f64::max));
+        let points = || self.series.iter().flat_map(Series::shown);
+        let x_ticks = ticks(points().map(|(x, _)| x).fold(0.0, f64::max));
+        let y_ticks = ticks(points().map(|(_, y)| y).fold(0.0, f64::max));
         let top = |ticks: &[f64]| ticks.last().copied().unwrap_or(1.0);
         let (x_top, y_top) = (top(&x_ticks), top(&y_ticks));
-        let x_of = |x: f64| LEFT + finite(x) / x_top * (WIDTH - LEFT - RIGHT);
-        let y_of = |y: f64| HEIGHT - BELOW - finite(y) / y_top * (HEIGHT - ABOVE - BELOW);
+        let x_of = |x: f64| LEFT + x / x_top * (WIDTH - LEFT - RIGHT);
+        let y_of = |y: f64| HEIGHT - BELOW - y / y_top * (HEIGHT - ABOVE - BELOW);
         html! {
             @if points().next().is_some() {
                 figure {
                     ul.legend aria-hidden="true" {
-                        @for series in self.series.iter().filter(|series| !series.points.is_empty()) {
+                        @for series in self.series.iter().filter(|series| series.shown().next().is_some()) {
                             li.(series.tone) { (sign(series.mark)) " " span { (series.name) } }
                         }
                     }
@@ -81,16 +88,16 @@ impl Plot<'_> {
                                 transform={ "rotate(-90 12 " (px((HEIGHT - BELOW) / 2.0)) ")" } { (self.y) }
                             @for series in &self.series {
                                 g.(series.tone) {
-                                    @if series.mark == Mark::Line { path.series d=(path(&series.points, x_of, y_of)) {} }
-                                    @for (x, y) in &series.points {
-                                        @let (at_x, at_y) = (x_of(*x), y_of(*y));
+                                    @if series.mark == Mark::Line { path.series d=(path(series.shown(), x_of, y_of)) {} }
+                                    @for (x, y) in series.shown() {
+                                        @let (at_x, at_y) = (x_of(x), y_of(y));
                                         @if series.mark == Mark::Cross {
                                             path.cross d={ "M" (px(at_x - DOT)) " " (px(at_y - DOT)) "l8 8m0-8l-8 8" } {
-                                                title { (series.name) ": " (label(*x)) ", " (label(*y)) }
+                                                title { (series.name) ": " (label(x)) ", " (label(y)) }
                                             }
                                         } @else {
                                             circle.dot cx=(px(at_x)) cy=(px(at_y)) r=(DOT) {
-                                                title { (series.name) ": " (label(*x)) ", " (label(*y)) }
+                                                title { (series.name) ": " (label(x)) ", " (label(y)) }
                                             }
                                         }
                                     }
@@ -113,11 +120,15 @@ fn sign(mark: Mark) -> &'static str {
     }
 }
 
-fn path(points: &[(f64, f64)], x_of: impl Fn(f64) -> f64, y_of: impl Fn(f64) -> f64) -> String {
+fn path(
+    points: impl Iterator<Item = (f64, f64)>,
+    x_of: impl Fn(f64) -> f64,
+    y_of: impl Fn(f64) -> f64,
+) -> String {
     let mut path = String::new();
-    for (number, (x, y)) in points.iter().enumerate() {
+    for (number, (x, y)) in points.enumerate() {
         let letter = if number == 0 { 'M' } else { 'L' };
-        let _ = write!(path, "{letter}{} {}", px(x_of(*x)), px(y_of(*y)));
+        let _ = write!(path, "{letter}{} {}", px(x_of(x)), px(y_of(y)));
     }
     path
 }

@@ -1,6 +1,7 @@
 //! The binary as its user runs it: whole processes on the embedded engines.
 #![allow(clippy::unwrap_used)] // the lint spares only functions marked as tests, not their helpers
 
+mod capacity;
 mod cli;
 mod deliveries;
 mod demo;
