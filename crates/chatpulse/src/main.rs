@@ -104,12 +104,13 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
 const QUIET: &str = "tansu_sans_io=warn,tansu_storage=warn,tansu_service=warn,tansu_broker=warn,\
                      tansu_auth=warn,tansu_schema=warn,rama=warn";
 
-/// Log lines go to standard error; RUST_LOG decides which. The demo's own lines are enough for its
-/// viewer, so it logs from warnings up.
+/// Log lines go to standard error; RUST_LOG decides which. The own lines of demo and benchmark are enough
+/// for their viewer, so they log from warnings up.
 fn start_logging(format: LogFormat, command: &Command) {
     let default = match command {
         #[cfg(feature = "embedded")]
         Command::Demo(_) => "warn",
+        Command::Bench(_) => "warn",
         _ => "warn,chatpulse=info",
     };
     let asked = std::env::var("RUST_LOG").unwrap_or_else(|_| default.to_owned());

@@ -242,6 +242,9 @@ impl Site {
         if let Some(file) = &self.file {
             command.arg("--config").arg(file);
         }
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "warn,chatpulse=info");
+        }
         command
             .args(["bench", "part", name])
             .stdin(Stdio::null())
