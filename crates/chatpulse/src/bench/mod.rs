@@ -42,7 +42,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
-    Capacity(CapacityArgs),
+    Capacity(Box<CapacityArgs>),
     #[command(hide = true)]
     Part(PartArgs),
 }
@@ -60,7 +60,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<bool> {
     match args.command {
         BenchCommand::Part(args) => part::run(config, args, stop).await,
-        BenchCommand::Capacity(args) => capacity(config, file.as_deref(), args, stop).await,
+        BenchCommand::Capacity(args) => capacity(config, file.as_deref(), *args, stop).await,
     }
 }
 
