@@ -24,6 +24,8 @@ use crate::{
 /// Events that flow before a fault is made.
 const BEFORE: u64 = 200;
 const FLOW: Duration = Duration::from_secs(60);
+/// Free disk without which nothing is started: about what the full suite writes.
+const DISK: u64 = 3 << 30;
 
 /// True where nothing was lost or doubled, and nothing else failed.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<bool> {
@@ -38,6 +40,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<bool> {
         "seed {seed}; logs and data in {}",
         folder.display()
     ));
+    ensure_disk(&folder)?;
     let binary = binary_under_test(&args, &folder)?;
     let started = Instant::now();
     let mut report = Report::default();
@@ -86,6 +89,7 @@ async fn play(
                 grounds.folder.join(database(scenario)).display()
             ));
             outcome.failure = Some(format!("{error:#}"));
+            ensure_disk(&grounds.folder)?;
             // What it left broken must not fail those after it.
             grounds.kafka.traffic(Mode::Pass);
             grounds.kafka.restart(None).await?;
@@ -93,6 +97,20 @@ async fn play(
         played.push((*scenario, outcome));
     }
     Ok(played)
+}
+
+/// Without room Kafka ends, and everything then looks lost.
+fn ensure_disk(folder: &Path) -> anyhow::Result<()> {
+    let disk = rustix::fs::statvfs(folder)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    ensure!(
+        free >= DISK,
+        "{} has {} MiB of free disk, and the scenarios need {}: free some, or name another folder with --keep",
+        folder.display(),
+        free >> 20,
+        DISK >> 20
+    );
+    Ok(())
 }
 
 fn choose(args: &RunArgs) -> anyhow::Result<Vec<Scenario>> {
