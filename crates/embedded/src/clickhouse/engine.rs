@@ -1,8 +1,10 @@
-//! The running engine: started once per process and data path, asked for a connection per request.
+//! The running engine: started once per process and data path, asked for a session per request.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::exception::Exception;
 use super::ffi::{self, Connection, EngineError, Library, Query};
@@ -27,6 +29,9 @@ pub const INSERT_AS_ONE_BLOCK_SETTINGS: [(&str, &str); 7] = [
     ("min_insert_block_size_bytes", "1000000000000"),
 ];
 
+/// Sessions that are kept for the next request: as many as statements that run at the same time.
+const MAX_IDLE: usize = super::server::MAX_QUERIES;
+
 /// Settings of a request before its own: what a ClickHouse server has, where libchdb differs.
 const SERVER_LIKE_SETTINGS: [(&str, &str); 2] = [
     ("implicit_select", "0"),
@@ -45,6 +50,8 @@ pub(super) struct Engine {
     path_argument: String,
     /// Connections opened so far.
     connected: AtomicU64,
+    /// Sessions whose statement has ended, the latest last.
+    idle: Mutex<VecDeque<Session>>,
     /// Keeps the engine running: it ends with its last connection.
     _anchor: Mutex<Connection>,
     pub(super) version: String,
@@ -52,6 +59,58 @@ pub(super) struct Engine {
     pub(super) display_name: String,
     /// The data path, released when the engine has ended. Declared last: dropped last.
     _running: Running,
+}
+
+/// What a session is given before its first statement.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Setup {
+    /// Settings, each name once.
+    pub(super) settings: BTreeMap<String, String>,
+    /// Current database; the engine's default where none is named.
+    pub(super) database: Option<String>,
+}
+
+/// A connection with its settings and current database.
+pub(super) struct Session {
+    setup: Setup,
+    /// `log_comment` of its statements, no other session's.
+    pub(super) comment: String,
+    connection: Connection,
+}
+
+impl Session {
+    fn set_up(&self) -> Result<(), Exception> {
+        let assignments: Vec<String> = [("log_comment", self.comment.as_str())]
+            .into_iter()
+            .chain(
+                self.setup
+                    .settings
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str())),
+            )
+            .map(|(name, value)| format!("{} = {}", sql::identifier(name), sql::literal(value)))
+            .collect();
+        let mut statements = vec![format!("SET {}", assignments.join(", "))];
+        statements.extend(
+            (self.setup.database.iter()).map(|name| format!("USE {}", sql::identifier(name))),
+        );
+        for sql in statements {
+            self.query(Query {
+                sql: sql.as_bytes(),
+                format: "Null",
+                params: &[],
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Session {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
 }
 
 /// Why the engine did not start.
@@ -142,6 +201,7 @@ impl Engine {
             library,
             path_argument,
             connected: AtomicU64::new(0),
+            idle: Mutex::default(),
             version: field(),
             timezone: field(),
             display_name: field(),
@@ -150,38 +210,42 @@ impl Engine {
         })
     }
 
-    /// A connection with the engine's own defaults.
-    pub(super) fn connect(&self) -> Result<Connection, Exception> {
+    /// A session as `wanted`: one that has been so already, or a new one.
+    pub(super) fn session(&self, wanted: Setup) -> Result<Session, Exception> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = idle.iter().rposition(|session| session.setup == wanted);
+        if let Some(session) = at.and_then(|at| idle.remove(at)) {
+            return Ok(session);
+        }
+        drop(idle);
         let nth = self.connected.fetch_add(1, Ordering::Relaxed);
         if nth.is_power_of_two() {
             ffi::end_process_without_destructors();
         }
         let connection = self
             .library
-            .connect(std::slice::from_ref(&self.path_argument));
-        connection.ok_or_else(|| EngineError("the engine gave no connection".into()).into())
+            .connect(std::slice::from_ref(&self.path_argument))
+            .ok_or_else(|| EngineError("the engine gave no connection".into()))?;
+        let session = Session {
+            comment: format!("session {nth}"),
+            setup: wanted,
+            connection,
+        };
+        session.set_up()?;
+        Ok(session)
     }
 
-    /// Gives `connection` its settings, the later of a name winning.
-    pub(super) fn set(connection: &Connection, settings: &[(&str, &str)]) -> Result<(), Exception> {
-        let assignments: Vec<String> = settings
-            .iter()
-            .enumerate()
-            .filter(|(at, (name, _))| !settings[at + 1..].iter().any(|(later, _)| later == name))
-            .map(|(_, (name, value))| {
-                format!("{} = {}", sql::identifier(name), sql::literal(value))
-            })
-            .collect();
-        let sql = format!("SET {}", assignments.join(", "));
-        connection.query(Query {
-            sql: sql.as_bytes(),
-            format: "Null",
-            params: &[],
-        })?;
-        Ok(())
+    /// Takes back a session that is still as it was set up: its statement has ended well, and was none
+    /// that changes a session.
+    pub(super) fn keep(&self, session: Session) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = (idle.len() >= MAX_IDLE).then(|| idle.pop_front());
+        idle.push_back(session);
+        drop(idle);
+        drop(oldest);
     }
 
-    /// Asks the engine to stop the statement with this `log_comment`; it does so at its next block.
+    /// Asks the engine to stop the statement of the session with this comment; it does so at its next block.
     pub(super) fn kill(&self, comment: &str) {
         self.kill_where(&format!(
             "Settings['log_comment'] = {}",
@@ -202,8 +266,8 @@ impl Engine {
             params: &[],
         };
         let killed = self
-            .connect()
-            .and_then(|c| c.query(query).map_err(Exception::from));
+            .session(Setup::default())
+            .and_then(|session| session.query(query).map_err(Exception::from));
         if let Err(exception) = killed {
             tracing::debug!(error = exception.message, "statements could not be killed");
         }

@@ -1,17 +1,17 @@
-//! The HTTP side: one request in, one statement on a connection of its own, one answer out.
+//! The HTTP side: one request in, one statement in a session of its own, one answer out.
 //!
 //! ```text
-//! request ─ Options, Plan ─► permit ─► blocking thread: connect, SET, USE, run ─► answer
-//!    body ─ decompress ────► data ───► append …                        blocks ─► body
+//! request ─ Options, Plan ─► permit ─► blocking thread: session, run ─► answer
+//!    body ─ decompress ────► data ───► append …               blocks ─► body
 //! ```
 //!
-//! Opening a connection to the running engine takes a quarter of a millisecond, so each request has
-//! its own: its settings, current database and temporary tables end with it, as in ClickHouse
-//! without a session.
+//! Each request has its own settings, current database and temporary tables, as in ClickHouse without a
+//! session. To open a connection and to set it up takes several milliseconds of CPU, more than most
+//! questions: one whose statement left it as it was set up serves the next request that wants the same.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Body as HttpBody;
@@ -24,12 +24,12 @@ use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::codec::{self, ByteStream, Encoding};
-use super::engine::Engine;
+use super::engine::{Engine, Session, Setup};
 use super::exception::{Code, Exception};
 use super::ffi::{Connection, Query, Stats};
 use super::format::{self, Joining};
 use super::request::{Body, Options, Plan};
-use super::sql::{self, Kind};
+use super::sql::Kind;
 
 /// Statements that run at the same time.
 pub(super) const MAX_QUERIES: usize = 16;
@@ -140,7 +140,7 @@ impl Server {
         let mut options = Options::read(&parts.method, &parts.uri, &parts.headers)?;
         authenticate(self.password.as_deref(), &options, &parts.headers)?;
         let query_id = options.query_id.clone().unwrap_or_else(random_id);
-        failed.query_id = Some(query_id.clone());
+        failed.query_id = Some(query_id);
         failed.output = Output::of(&options, &parts.headers);
         let raw = raw
             .into_data_stream()
@@ -162,14 +162,15 @@ impl Server {
 
         let (input, data) = mpsc::channel(4);
         let (head, reply) = oneshot::channel();
+        let running = Running::default();
         let cancel = CancelOnDrop {
             engine: Some(self.engine.clone()),
-            query_id: query_id.clone(),
+            running: running.clone(),
         };
         let inserting = matches!(plan.kind, Kind::Insert { .. });
         let job = Job {
             options,
-            query_id: query_id.clone(),
+            running,
             plan,
             data,
         };
@@ -428,7 +429,7 @@ struct Reply {
 /// One statement with all that it needs to run.
 struct Job {
     options: Options,
-    query_id: String,
+    running: Running,
     plan: Plan,
     data: mpsc::Receiver<Input>,
 }
@@ -438,60 +439,77 @@ type Head = oneshot::Sender<Result<Reply, Exception>>;
 impl Job {
     /// Runs on a thread that may block.
     fn run(mut self, engine: &Engine, head: Head) {
-        let connection = match self.connect(engine) {
-            Ok(connection) => connection,
+        let session = match engine.session(self.setup()) {
+            Ok(session) => session,
             Err(exception) => {
                 let _ = head.send(Err(exception));
                 return;
             }
         };
+        self.running.begins(&session);
+        let ended = self.answer(&session, head);
+        self.running.ends();
+        if ended && self.leaves_no_trace() {
+            engine.keep(session);
+        }
+    }
+
+    /// Runs the statement and answers; false where it failed or was left.
+    fn answer(&mut self, session: &Session, head: Head) -> bool {
         let joining = self.joining();
         match self.plan.kind {
             Kind::Insert { .. } => {
-                let inserted = self.insert(&connection);
-                if let Some(result) = inserted.transpose() {
+                let inserted = self.insert(session).transpose();
+                let ended = matches!(inserted, Some(Ok(_)));
+                if let Some(result) = inserted {
                     let _ = head.send(result);
                 }
+                ended
             }
-            Kind::Select { .. } if joining != Joining::Whole => {
-                self.stream(&connection, joining, head)
-            }
+            Kind::Select { .. } if joining != Joining::Whole => self.stream(session, joining, head),
             _ => {
-                let _ = head.send(self.collect(&connection));
+                let collected = self.collect(session);
+                let ended = collected.is_ok();
+                let _ = head.send(collected);
+                ended
             }
         }
     }
 
-    fn connect(&self, engine: &Engine) -> Result<Connection, Exception> {
-        let connection = engine.connect()?;
-        let options = &self.options;
-        let bound = MAX_BUFFERED_RESULT_BYTES.to_string();
-        let mut settings = vec![("log_comment", self.query_id.as_str())];
-        for (name, value) in super::engine::base_settings() {
-            settings.push((name, value));
-        }
+    /// What the session has to be like; of settings, the later of a name wins.
+    fn setup(&self) -> Setup {
+        let base = super::engine::base_settings();
+        let mut settings: BTreeMap<String, String> = base
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         if self.joining() == Joining::Whole {
-            settings.push(("max_result_bytes", &bound));
+            settings.insert(
+                "max_result_bytes".to_owned(),
+                MAX_BUFFERED_RESULT_BYTES.to_string(),
+            );
         }
-        settings.extend(
-            options
-                .settings
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str())),
-        );
-        if options.readonly {
-            settings.push(("readonly", "2"));
+        settings.extend(self.options.settings.iter().cloned());
+        if self.options.readonly {
+            settings.insert("readonly".to_owned(), "2".to_owned());
         }
-        Engine::set(&connection, &settings)?;
-        if let Some(database) = options.database.as_deref().filter(|name| !name.is_empty()) {
-            let sql = format!("USE {}", sql::identifier(database));
-            connection.query(Query {
-                sql: sql.as_bytes(),
-                format: "Null",
-                params: &[],
-            })?;
+        // The session has its own, by which its statement is killed.
+        settings.remove("log_comment");
+        Setup {
+            settings,
+            database: self
+                .options
+                .database
+                .clone()
+                .filter(|name| !name.is_empty()),
         }
-        Ok(connection)
+    }
+
+    /// Whether the statement leaves its session as it found it.
+    fn leaves_no_trace(&self) -> bool {
+        matches!(
+            self.plan.kind,
+            Kind::Insert { .. } | Kind::InsertSelect | Kind::Select { .. }
+        ) && self.options.params.is_empty()
     }
 
     /// The format of the result.
@@ -538,7 +556,8 @@ impl Job {
 
     /// Sends a `SELECT`'s blocks as they come. Two are awaited before the answer begins: most
     /// results are one block, and then their summary is exact and a late error has its own status.
-    fn stream(&self, connection: &Connection, joining: Joining, head: Head) {
+    /// False where it failed or was left.
+    fn stream(&self, connection: &Connection, joining: Joining, head: Head) -> bool {
         let started = || {
             let mut stream = connection.stream(self.query(self.format()))?;
             let mut ready = VecDeque::new();
@@ -559,34 +578,31 @@ impl Job {
             Ok(started) => started,
             Err(exception) => {
                 let _ = head.send(Err(exception));
-                return;
+                return false;
             }
         };
         let format = Some(self.format().to_owned());
         let (output, rest) = mpsc::channel(2);
         let rest = (ready.len() == 2).then_some(rest);
         let more = rest.is_some();
-        if head
-            .send(Ok(Reply {
-                format,
-                stats,
-                ready,
-                rest,
-            }))
-            .is_err()
-            || !more
-        {
-            return;
+        let sent = head.send(Ok(Reply {
+            format,
+            stats,
+            ready,
+            rest,
+        }));
+        if sent.is_err() || !more {
+            return !more;
         }
         loop {
             let block = match stream.next() {
                 Ok(Some(chunk)) => Ok(chunk.data.slice(joining.header(&chunk.data)..)),
-                Ok(None) => return,
+                Ok(None) => return true,
                 Err(error) => Err(Exception::from(error)),
             };
             let last = block.is_err();
             if output.blocking_send(block).is_err() || last {
-                return;
+                return false;
             }
         }
     }
@@ -626,10 +642,36 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
         .any(|w| w.eq_ignore_ascii_case(word))
 }
 
+/// The comment of the session whose statement runs for a request.
+#[derive(Clone, Default)]
+struct Running(Arc<Mutex<Option<String>>>);
+
+impl Running {
+    fn comment(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begins(&self, session: &Session) {
+        *self.comment() = Some(session.comment.clone());
+    }
+
+    /// From here on the session may serve another request, which must not be killed.
+    fn ends(&self) {
+        *self.comment() = None;
+    }
+
+    fn kill(&self, engine: &Engine) {
+        let comment = self.comment();
+        if let Some(comment) = comment.as_deref() {
+            engine.kill(comment);
+        }
+    }
+}
+
 /// Kills the statement of a request that was dropped: its client has gone away.
 struct CancelOnDrop {
     engine: Option<Arc<Engine>>,
-    query_id: String,
+    running: Running,
 }
 
 impl CancelOnDrop {
@@ -643,9 +685,9 @@ impl Drop for CancelOnDrop {
         let Some(engine) = self.engine.take() else {
             return;
         };
-        let query_id = std::mem::take(&mut self.query_id);
+        let running = self.running.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(move || engine.kill(&query_id));
+            runtime.spawn_blocking(move || running.kill(&engine));
         }
     }
 }

@@ -302,6 +302,50 @@ async fn a_settings_and_a_database_end_with_their_request() {
     assert_eq!(number(&client, sql).await, 1);
 }
 
+#[tokio::test]
+async fn a_statement_leaves_nothing_to_the_next_that_wants_the_same_session() {
+    let client = client("crate_kept").await;
+    execute(&client, "CREATE TABLE t (a UInt8) ENGINE = Memory").await;
+    // One after the other: each is offered the session of the one before.
+    let seen = "SELECT concat(getSetting('max_threads')::String, ' ', getSetting('max_block_size')::String, ' ',
+                currentDatabase())";
+    let uri = "/?database=crate_kept&max_threads=3";
+    let before = post(uri, &[], seen.as_bytes()).await.text();
+    for sql in [
+        "SELECT 1 SETTINGS max_threads = 7, max_block_size = 9",
+        "SELECT number FROM numbers(100) SETTINGS max_threads = 7, max_block_size = 9",
+        "SELECT 1 SETTINGS max_threads = 7, max_block_size = 9 FORMAT JSON",
+        "SELECT 1 AS a GROUP BY a WITH TOTALS SETTINGS max_threads = 7, max_block_size = 9",
+        "INSERT INTO t SETTINGS max_threads = 7, max_block_size = 9 VALUES (1)",
+        "INSERT INTO t SELECT 1 SETTINGS max_threads = 7, max_block_size = 9",
+        "SELECT throwIf(1) SETTINGS max_threads = 7, max_block_size = 9",
+        "SELECT throwIf(number = 90000) FROM numbers(100000) SETTINGS max_threads = 7, max_block_size = 9",
+        "SET max_threads = 7, max_block_size = 9",
+        "USE default",
+        "CREATE TEMPORARY TABLE passing (a UInt8)",
+    ] {
+        post(uri, &[], sql.as_bytes()).await;
+        let after = post(uri, &[], seen.as_bytes()).await.text();
+        assert_eq!(after, before, "{sql}");
+    }
+    let passing = post(uri, &[], b"SELECT * FROM passing").await;
+    assert_eq!(passing.status, 404, "{}", passing.text());
+    let bound = format!("{uri}&param_a=1");
+    let one = post(&bound, &[], b"SELECT {a:UInt8}").await;
+    assert_eq!(one.text(), "1\n");
+    let none = post(uri, &[], b"SELECT {a:UInt8}").await;
+    assert!(none.text().starts_with("Code: 456."), "{}", none.text());
+    let session = || async {
+        post(uri, &[], b"SELECT getSetting('log_comment')")
+            .await
+            .text()
+    };
+    let first = session().await;
+    assert_eq!(session().await, first, "it is the same session");
+    post(uri, &[], b"SET max_threads = 7").await;
+    assert_ne!(session().await, first, "it is another session");
+}
+
 // ---- plain HTTP ----------------------------------------------------------------------------
 
 #[tokio::test]
