@@ -310,6 +310,7 @@ async fn a_statement_leaves_nothing_to_the_next_that_wants_the_same_session() {
     let seen = "SELECT concat(getSetting('max_threads')::String, ' ', getSetting('max_block_size')::String, ' ',
                 currentDatabase())";
     let uri = "/?database=crate_kept&max_threads=3";
+    let whole = &format!("{uri}&wait_end_of_query=1");
     let before = post(uri, &[], seen.as_bytes()).await.text();
     for sql in [
         "SELECT 1 SETTINGS max_threads = 7, max_block_size = 9",
@@ -324,11 +325,13 @@ async fn a_statement_leaves_nothing_to_the_next_that_wants_the_same_session() {
         "USE default",
         "CREATE TEMPORARY TABLE passing (a UInt8)",
     ] {
-        post(uri, &[], sql.as_bytes()).await;
-        let after = post(uri, &[], seen.as_bytes()).await.text();
-        assert_eq!(after, before, "{sql}");
+        for uri in [uri, whole] {
+            post(uri, &[], sql.as_bytes()).await;
+            let after = post(uri, &[], seen.as_bytes()).await.text();
+            assert_eq!(after, before, "{sql}");
+        }
     }
-    let passing = post(uri, &[], b"SELECT * FROM passing").await;
+    let passing = post(whole, &[], b"SELECT * FROM passing").await;
     assert_eq!(passing.status, 404, "{}", passing.text());
     let bound = format!("{uri}&param_a=1");
     let one = post(&bound, &[], b"SELECT {a:UInt8}").await;
@@ -336,13 +339,12 @@ async fn a_statement_leaves_nothing_to_the_next_that_wants_the_same_session() {
     let none = post(uri, &[], b"SELECT {a:UInt8}").await;
     assert!(none.text().starts_with("Code: 456."), "{}", none.text());
     let session = || async {
-        post(uri, &[], b"SELECT getSetting('log_comment')")
-            .await
-            .text()
+        let answer = post(whole, &[], b"SELECT getSetting('log_comment')").await;
+        answer.text()
     };
     let first = session().await;
     assert_eq!(session().await, first, "it is the same session");
-    post(uri, &[], b"SET max_threads = 7").await;
+    post(whole, &[], b"SET max_threads = 7").await;
     assert_ne!(session().await, first, "it is another session");
 }
 
