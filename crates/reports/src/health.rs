@@ -236,8 +236,7 @@ impl Reports {
         let (key_span, key_baseline) = period.keys();
         let (
             rows,
-            before,
-            names,
+            (before, names),
             keys,
             losses,
             gaps,
@@ -248,8 +247,7 @@ impl Reports {
             deliveries,
         ) = tokio::try_join!(
             store.health(tenant, span),
-            store.baseline(tenant, baseline),
-            store.name_health(tenant, span, baseline),
+            store.expected(tenant, span, baseline),
             store.key_health(tenant, key_span, key_baseline),
             store.browser_loss(tenant, window),
             store.message_gaps(tenant, period.cohorts()),

@@ -1,5 +1,8 @@
 //! Delivery health of one tenant: what was received, per source, event type and vendor's name.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +41,7 @@ pub struct HealthRow {
 }
 
 /// What came of an event type in a baseline.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TypeBaseline {
     /// Source.
     pub source: String,
@@ -53,7 +56,7 @@ pub struct TypeBaseline {
 }
 
 /// A vendor's event name and how often it came.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NameHealth {
     /// Source.
     pub source: String,
@@ -146,9 +149,127 @@ pub struct GapCount {
 }
 
 /// Most event names that a report is told of.
-const MAX_NAMES: u32 = 1_000;
+const MAX_NAMES: usize = 1_000;
+/// Most types and names of a span that are read, the types first, then the documented names.
+const MAX_COUNTED: usize = 5 * MAX_NAMES;
 /// Most points of a series.
 const MAX_POINTS: u32 = 50_000;
+
+/// What came of an event type (`source_event` is none), or under a vendor's name.
+#[derive(Debug, Row, Deserialize)]
+struct CountedRow {
+    /// Never none, though its type says so.
+    source: Option<String>,
+    event_type: Option<String>,
+    source_event: Option<String>,
+    documented: Option<bool>,
+    received: u64,
+    rejected: u64,
+    duplicate: u64,
+    last_received_ms: i64,
+}
+
+/// What came in a span.
+struct Counted {
+    types: Vec<TypeBaseline>,
+    names: Names,
+}
+
+/// Vendor's names by source, name, and whether it is documented.
+struct Names {
+    counts: BTreeMap<(String, String, bool), NameCount>,
+    /// More names came than are counted here: of the undocumented, an absent one may have come.
+    cut: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct NameCount {
+    received: u64,
+    rejected: u64,
+    last_received_ms: i64,
+}
+
+impl From<Vec<CountedRow>> for Counted {
+    fn from(rows: Vec<CountedRow>) -> Counted {
+        let mut counted = Counted {
+            types: Vec::new(),
+            names: Names {
+                counts: BTreeMap::new(),
+                cut: rows.len() >= MAX_COUNTED,
+            },
+        };
+        for row in rows {
+            let source = row.source.unwrap_or_default();
+            match (row.event_type, row.source_event) {
+                (Some(event_type), _) => counted.types.push(TypeBaseline {
+                    source,
+                    event_type,
+                    received: row.received,
+                    duplicate: row.duplicate,
+                    last_received_ms: row.last_received_ms,
+                }),
+                (None, Some(name)) if !name.is_empty() => {
+                    let count = NameCount {
+                        received: row.received,
+                        rejected: row.rejected,
+                        last_received_ms: row.last_received_ms,
+                    };
+                    let documented = row.documented.unwrap_or_default();
+                    let key = (source, name, documented);
+                    counted.names.counts.insert(key, count);
+                }
+                (None, _) => {}
+            }
+        }
+        counted
+            .types
+            .sort_by(|a, b| (&a.source, &a.event_type).cmp(&(&b.source, &b.event_type)));
+        counted
+    }
+}
+
+/// The names of both, by source and name.
+fn names(now: Names, before: Names) -> Vec<NameHealth> {
+    let known = |side: &Names, key: &(String, String, bool)| {
+        key.2 || !side.cut || side.counts.contains_key(key)
+    };
+    let keys: BTreeSet<_> = now.counts.keys().chain(before.counts.keys()).collect();
+    let mut names: Vec<NameHealth> = keys
+        .into_iter()
+        .filter(|key| known(&now, key) && known(&before, key))
+        .map(|key| {
+            let of = |side: &Names| side.counts.get(key).copied().unwrap_or_default();
+            let (now, before) = (of(&now), of(&before));
+            NameHealth {
+                source: key.0.clone(),
+                source_event: key.1.clone(),
+                documented: key.2,
+                received: now.received,
+                rejected: now.rejected,
+                baseline_received: before.received,
+                last_received_ms: now.last_received_ms.max(before.last_received_ms),
+            }
+        })
+        .collect();
+    names.sort_by_key(|name| {
+        (
+            !name.documented,
+            Reverse(name.received + name.baseline_received),
+        )
+    });
+    names.truncate(MAX_NAMES);
+    names.sort_by(|a, b| {
+        let key = |name: &NameHealth| {
+            (
+                name.source.clone(),
+                name.source_event.clone(),
+                name.documented,
+            )
+        };
+        key(a).cmp(&key(b))
+    });
+    names
+}
 
 impl Store {
     /// Delivery in the span: of the tenant, of each source, and of each type of each source.
@@ -178,63 +299,41 @@ impl Store {
             .await
     }
 
-    /// What came of each type in the span: what is to be expected later.
-    pub async fn baseline(
-        &self,
-        tenant: &str,
-        span: Span,
-    ) -> Result<Vec<TypeBaseline>, StoreError> {
-        let (table, column, inside) = span.health();
-        let sql = format!(
-            "SELECT h.source AS source, h.event_type AS event_type,
-                    sum(h.received) AS received, sum(h.duplicate) AS duplicate,
-                    toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_received_ms
-             FROM {table} AS h
-             WHERE h.tenant = ? AND {inside}
-             GROUP BY source, event_type ORDER BY source, event_type"
-        );
-        let query = brief(self.client.query(&sql).bind(tenant));
-        self.within("reading the baseline", query.fetch_all()).await
-    }
-
-    /// The vendor's event names of span and baseline, at most 1,000: whoever has a page's write
-    /// key can invent names without end. The documented and the most frequent are kept.
-    pub async fn name_health(
+    /// What came of each type in the baseline, which is what is to be expected, and the vendor's event names
+    /// of span and baseline, at most 1,000: whoever has a page's write key can invent names without end. The
+    /// documented and the most frequent are kept, and only those whose numbers are known on both sides.
+    pub async fn expected(
         &self,
         tenant: &str,
         span: Span,
         baseline: Span,
-    ) -> Result<Vec<NameHealth>, StoreError> {
-        let part = |span: Span, counts: &str| {
-            let (table, column, inside) = span.health();
-            format!(
-                "SELECT source, source_event, documented, {counts},
-                        toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_ms
-                 FROM {table}
-                 WHERE tenant = ? AND {inside} AND source_event != ''
-                 GROUP BY source, source_event, documented"
-            )
-        };
-        let now = part(
-            span,
-            "sum(received) AS came, sum(rejected) AS refused, 0 AS came_before",
-        );
-        let before = part(
-            baseline,
-            "0 AS came, 0 AS refused, sum(received) AS came_before",
-        );
+    ) -> Result<(Vec<TypeBaseline>, Vec<NameHealth>), StoreError> {
+        let (now, before) =
+            tokio::try_join!(self.counted(tenant, span), self.counted(tenant, baseline))?;
+        Ok((before.types, names(now.names, before.names)))
+    }
+
+    /// What came in the span by type and by name.
+    async fn counted(&self, tenant: &str, span: Span) -> Result<Counted, StoreError> {
+        let (table, column, inside) = span.health();
         let sql = format!(
-            "SELECT * FROM (
-                 SELECT source, source_event, documented, sum(came) AS received, sum(refused) AS rejected,
-                        sum(came_before) AS baseline_received, max(last_ms) AS last_received_ms
-                 FROM ({now} UNION ALL {before})
-                 GROUP BY source, source_event, documented
-                 ORDER BY documented DESC, received + baseline_received DESC, source, source_event
-                 LIMIT {MAX_NAMES})
-             ORDER BY source, source_event, documented"
+            "SELECT toNullable(toString(h.source)) AS source,
+                    toNullable(toString(h.event_type)) AS event_type,
+                    toNullable(h.source_event) AS source_event, toNullable(h.documented) AS documented,
+                    sum(h.received) AS received, sum(h.rejected) AS rejected, sum(h.duplicate) AS duplicate,
+                    toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_received_ms
+             FROM {table} AS h
+             WHERE h.tenant = ? AND {inside}
+             GROUP BY GROUPING SETS ((source, event_type), (source, source_event, documented))
+             ORDER BY source_event IS NULL DESC, documented DESC, received DESC, source, event_type, source_event
+             LIMIT {MAX_COUNTED}
+             SETTINGS group_by_use_nulls = 1"
         );
-        let query = brief(self.client.query(&sql).bind(tenant).bind(tenant));
-        self.within("reading event names", query.fetch_all()).await
+        let query = brief(self.client.query(&sql).bind(tenant));
+        let rows = self
+            .within("reading the names of events", query.fetch_all())
+            .await?;
+        Ok(Counted::from(rows))
     }
 
     /// Delivery over time per source, at most 50,000 points; units in which nothing came have none.
@@ -328,4 +427,34 @@ fn series(span: Span, (keys, order): (&str, &str)) -> String {
          WHERE h.tenant = ? AND {inside}
          GROUP BY {order} ORDER BY {order} LIMIT {MAX_POINTS}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cut_list_lacks_is_not_taken_for_gone() {
+        let row = |name: &str, documented: bool| CountedRow {
+            source: Some("watermelon".into()),
+            event_type: None,
+            source_event: Some(name.into()),
+            documented: Some(documented),
+            received: 9,
+            rejected: 0,
+            duplicate: 0,
+            last_received_ms: 0,
+        };
+        let flood = || (0..MAX_COUNTED).map(|n| row(&format!("invented {n}"), false));
+        let one = |name: &str, documented| Counted::from(vec![row(name, documented)]).names;
+        let cut = || Counted::from(flood().collect::<Vec<_>>()).names;
+        let whole = || Counted::from(flood().skip(1).collect::<Vec<_>>()).names;
+        let has = |names: &[NameHealth], name: &str| names.iter().any(|n| n.source_event == name);
+        assert!(!has(&names(cut(), one("odd", false)), "odd"));
+        assert!(has(&names(cut(), one("told", true)), "told"));
+        assert!(has(&names(cut(), one("invented 7", false)), "invented 7"));
+        let both = names(whole(), one("invented 0", false));
+        assert_eq!(both.len(), MAX_NAMES);
+        assert!(!has(&names(one("odd", false), cut()), "odd"));
+    }
 }

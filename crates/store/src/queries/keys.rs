@@ -8,7 +8,7 @@ use crate::Store;
 use crate::error::StoreError;
 
 /// A key of an event type.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyHealth {
     /// Source.
     pub source: String,
@@ -39,25 +39,53 @@ impl Store {
     ) -> Result<Vec<KeyHealth>, StoreError> {
         let (inside, before) = (span.on_days("k.day"), baseline.on_days("k.day"));
         let sql = format!(
-            "SELECT source, event_type, c.1 AS key, every.2 AS events, c.2 AS with_key,
-                    every.3 AS baseline_events, c.3 AS baseline_with_key
-             FROM (
-                 SELECT source, event_type, groupArray((key, now, earlier)) AS counted,
-                        arrayFirst(c -> c.1 = '', counted) AS every
-                 FROM (
-                     SELECT k.source AS source, k.event_type AS event_type, k.key AS key,
-                            sumIf(k.events, {inside}) AS now, sumIf(k.events, {before}) AS earlier
-                     FROM event_keys AS k
-                     WHERE k.tenant = ? AND (({inside}) OR ({before}))
-                     GROUP BY source, event_type, key)
-                 GROUP BY source, event_type)
-             ARRAY JOIN counted AS c
-             WHERE key != ''
+            "SELECT k.source AS source, k.event_type AS event_type, k.key AS key,
+                    sumIf(k.events, {inside}) AS now, sumIf(k.events, {before}) AS earlier
+             FROM event_keys AS k
+             WHERE k.tenant = ? AND (({inside}) OR ({before}))
+             GROUP BY source, event_type, key
              ORDER BY source, event_type, key
              LIMIT {MAX_KEYS}"
         );
         let query = brief(self.client.query(&sql).bind(tenant));
-        self.within("reading keys of events", query.fetch_all())
-            .await
+        let rows: Vec<KeyRow> = self
+            .within("reading keys of events", query.fetch_all())
+            .await?;
+        Ok(keys(rows))
     }
+}
+
+/// Accepted events with a key, or all of the type where the key is empty.
+#[derive(Debug, Row, Deserialize)]
+struct KeyRow {
+    source: String,
+    event_type: String,
+    key: String,
+    now: u64,
+    earlier: u64,
+}
+
+/// Of rows by source, type and key: a type's own row comes before its keys.
+fn keys(rows: Vec<KeyRow>) -> Vec<KeyHealth> {
+    let mut every = None;
+    let mut keys = Vec::with_capacity(rows.len());
+    for row in rows {
+        if row.key.is_empty() {
+            every = Some(row);
+            continue;
+        }
+        let of_type = every.as_ref().filter(|every: &&KeyRow| {
+            (&every.source, &every.event_type) == (&row.source, &row.event_type)
+        });
+        keys.push(KeyHealth {
+            events: of_type.map_or(0, |every| every.now),
+            baseline_events: of_type.map_or(0, |every| every.earlier),
+            source: row.source,
+            event_type: row.event_type,
+            key: row.key,
+            with_key: row.now,
+            baseline_with_key: row.earlier,
+        });
+    }
+    keys
 }

@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{Unit, Window};
+use super::{Unit, Window, brief};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -94,7 +94,8 @@ impl Store {
             .bind(first)
             .bind(last)
             .bind(window.until_ms);
-        self.within("reading rejections", query.fetch_all()).await
+        self.within("reading rejections", brief(query).fetch_all())
+            .await
     }
 
     /// Rejections of the window, newest first, after `cursor`.
@@ -129,6 +130,7 @@ impl Store {
                 .bind(cursor.offset);
         }
         let query = query.bind(limit);
-        self.within("reading rejections", query.fetch_all()).await
+        self.within("reading rejections", brief(query).fetch_all())
+            .await
     }
 }

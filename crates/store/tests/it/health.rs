@@ -98,9 +98,8 @@ async fn delivery_is_counted_by_type_in_window_and_baseline() {
         (6, 5, 1, 0)
     );
     assert_eq!((opened.late, opened.clock_ahead), (1, 1));
-    let [before] = &store.baseline("acme", BEFORE).await.unwrap()[..] else {
-        panic!()
-    };
+    let (expected, _) = store.expected("acme", SPAN, BEFORE).await.unwrap();
+    let [before] = &expected[..] else { panic!() };
     assert_eq!(
         (
             before.event_type.as_str(),
@@ -132,7 +131,7 @@ async fn names_that_came_and_went_are_told_apart() {
         },
     ];
     insert(&store, "all", &events).await;
-    let names = store.name_health("acme", SPAN, BEFORE).await.unwrap();
+    let (_, names) = store.expected("acme", SPAN, BEFORE).await.unwrap();
     let name = |name: &str, documented, received, baseline_received, last: i64| NameHealth {
         source: "watermelon".into(),
         source_event: name.into(),

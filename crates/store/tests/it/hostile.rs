@@ -75,14 +75,14 @@ async fn a_flood_of_names_and_ids_is_counted_and_leaves_what_is_asked_for_bounde
             "{sql}"
         );
     }
-    let names = store
-        .name_health("acme", by_hour(WINDOW), by_hour(BASELINE))
+    let (_, names) = store
+        .expected("acme", by_hour(WINDOW), by_hour(BASELINE))
         .await
         .unwrap();
     assert_eq!(names.len(), 1_000);
     assert!(names.iter().any(|name| name.source_event == "documented"));
-    let of_bravo = store
-        .name_health("bravo", by_hour(WINDOW), by_hour(BASELINE))
+    let (_, of_bravo) = store
+        .expected("bravo", by_hour(WINDOW), by_hour(BASELINE))
         .await
         .unwrap();
     assert_eq!(of_bravo.len(), 1);
@@ -193,8 +193,8 @@ async fn hostile_text_is_stored_as_it_is_and_asks_nothing_of_the_server() {
             until_ms: START + HOUR,
             ..WINDOW
         };
-        let names = store
-            .name_health(text, by_hour(window), by_hour(BASELINE))
+        let (_, names) = store
+            .expected(text, by_hour(window), by_hour(BASELINE))
             .await
             .unwrap();
         assert_eq!(names.len(), 1, "{text}");
