@@ -321,10 +321,13 @@ pub(crate) async fn run(
         Command::Reports => {
             let listener = status::listen("reports.listen", stages.config.reports.listen).await?;
             let admin = Admin::new(&stages.kafka("lag"))?;
-            let lag = [stages.enricher_lag()?, stages.sink_lag_watch()?];
-            let watches = async {
-                tokio::try_join!(lag[0].run(&admin, &stop), lag[1].run(&admin, &stop)).map(drop)
-            };
+            let lag = [
+                stages.enricher_lag()?,
+                stages.sink_lag_watch()?,
+                stages.deliverer_lag()?,
+            ];
+            let watches = lag.iter().map(|watch| watch.run(&admin, &stop));
+            let watches = async { futures::future::try_join_all(watches).await.map(drop) };
             // Readiness asks for the store alone: the reports serve while the stages stand still.
             let report = stages.clone().report(listener, Vec::new(), stop.clone());
             beside(report, watches, &stop).await?;

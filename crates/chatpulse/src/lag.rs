@@ -28,6 +28,8 @@ pub(crate) struct LagWatch {
     gauge: IntGaugeVec,
     partitions: Arc<Mutex<BTreeMap<i32, Seen>>>,
     board: watch::Sender<Vec<StageLag>>,
+    /// A stage that an installation may do without: a group that never finished anything is none.
+    is_optional: bool,
 }
 
 /// A partition when it last moved.
@@ -58,7 +60,16 @@ impl LagWatch {
             gauge,
             partitions: Arc::default(),
             board,
+            is_optional: false,
         })
+    }
+
+    /// The same for a stage that an installation may do without.
+    pub(crate) fn optional(self) -> Self {
+        Self {
+            is_optional: true,
+            ..self
+        }
     }
 
     /// Asks the broker again and again until `stop`. A broker that does not answer is told by
@@ -71,13 +82,17 @@ impl LagWatch {
                 () = stop.cancelled() => return Ok(()),
             }
             match admin.lag(&self.group, &self.topic).await {
-                Ok(lag) => {
-                    let now = Instant::now();
-                    self.note(now, &lag);
-                    self.show(now);
-                }
+                Ok(lag) => self.hear(Instant::now(), &lag),
                 Err(error) => tracing::debug!(%error, group = self.group, "lag is not known"),
             }
+        }
+    }
+
+    fn hear(&self, now: Instant, lag: &[PartitionLag]) {
+        let is_there = lag.iter().any(|partition| partition.committed.is_some());
+        if is_there || !self.is_optional {
+            self.note(now, lag);
+            self.show(now);
         }
     }
 
@@ -203,5 +218,22 @@ mod tests {
             (shown.partition, shown.records, shown.still_seconds),
             (3, 5, Some(70))
         );
+    }
+
+    #[test]
+    fn a_stage_that_an_installation_does_without_is_no_fault_until_it_has_begun() {
+        let board = watch::Sender::default();
+        let reads = ("g".into(), "t".into());
+        let watch = LagWatch::new(&Registry::new(), "test", reads, board.clone());
+        let watch = watch.unwrap().optional();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        watch.hear(start, &lag(None, 5));
+        watch.hear(after(100), &lag(None, 9));
+        assert!(watch.faults(after(200)).is_empty() && board.borrow().is_empty());
+        watch.hear(after(200), &lag(Some(1), 9));
+        watch.hear(after(300), &lag(Some(1), 9));
+        assert_eq!(watch.faults(after(300)).len(), 1);
+        assert_eq!(board.borrow().len(), 1);
     }
 }

@@ -155,16 +155,18 @@ impl Local {
                 .enrich(enricher_metrics.clone(), stop_rest.clone()),
         );
         rest.spawn(stages.clone().sink(sink_metrics.clone(), stop_rest.clone()));
-        rest.spawn(
-            stages
-                .clone()
-                .deliver_once_needed(sink_metrics.clone(), stop_rest.clone()),
-        );
-        let lag = vec![stages.enricher_lag()?, stages.sink_lag_watch()?];
+        let mut lag = vec![stages.enricher_lag()?, stages.sink_lag_watch()?];
         for watch in lag.clone() {
             let (admin, stop) = (Admin::new(&stages.kafka("lag"))?, stop_rest.clone());
             rest.spawn(async move { watch.run(&admin, &stop).await });
         }
+        let deliverer = stages.deliverer_lag()?;
+        lag.push(deliverer.clone());
+        rest.spawn(
+            stages
+                .clone()
+                .deliver_once_needed((sink_metrics.clone(), deliverer), stop_rest.clone()),
+        );
         rest.spawn(stages.clone().report(dashboard, lag, stop_rest.clone()));
         Ok(Self {
             stages,

@@ -223,7 +223,7 @@ impl Stages {
     /// consumers that have nothing to do would cost half as much as all others at rest.
     pub(crate) async fn deliver_once_needed(
         self,
-        sink_metrics: chatpulse_sink::Metrics,
+        (sink_metrics, lag): (chatpulse_sink::Metrics, LagWatch),
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let metrics = chatpulse_deliverer::Metrics::new(&self.registry)?;
@@ -246,7 +246,7 @@ impl Stages {
                 }
             };
         }
-        let (lag, admin) = (self.deliverer_lag()?, Admin::new(&self.kafka("lag"))?);
+        let admin = Admin::new(&self.kafka("lag"))?;
         let attempts = self.clone().sink_deliveries(sink_metrics, stop.clone());
         let deliver = self.clone().deliver(metrics, stop.clone());
         tokio::try_join!(deliver, attempts, lag.run(&admin, &stop)).map(drop)
@@ -260,7 +260,7 @@ impl Stages {
     pub(crate) fn deliverer_lag(&self) -> anyhow::Result<LagWatch> {
         let reads = (self.deliverer_group(), self.topics.events.clone());
         let board = self.lag.clone();
-        Ok(LagWatch::new(&self.registry, "deliverer", reads, board)?)
+        Ok(LagWatch::new(&self.registry, "deliverer", reads, board)?.optional())
     }
 
     fn sink_group(&self) -> String {

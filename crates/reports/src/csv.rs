@@ -8,6 +8,7 @@ use crate::conversations::{Conversations, Value};
 use crate::deliveries::Deliveries;
 use crate::health::{Delivery, Percentiles, TenantHealth};
 use crate::matrix::Matrix;
+use crate::twins::Reconciled;
 use crate::verdict::Judgement;
 
 impl TenantHealth {
@@ -41,13 +42,22 @@ impl TenantHealth {
             "last_received",
             "lost_in_browser",
             "missing_messages",
+            "twins_from_server",
+            "twins_lost_in_browser",
+            "twins_browser_loss_rate",
+            "twins_from_page",
+            "twins_lost_by_server",
+            "twins_server_loss_rate",
         ])?;
         let sources = self.sources.iter().map(|of| {
-            let losses = [number(of.lost_in_browser), number(of.missing_messages)];
+            let mut twins = self.twins.iter().flat_map(|twins| &twins.sources);
+            let twins = twins.find(|twins| twins.source == of.source);
+            let mut losses = vec![number(of.lost_in_browser), number(of.missing_messages)];
+            losses.extend(reconciled(twins.map(|twins| &twins.reconciled)));
             (&of.source, "", &of.delivery, &of.judgement, losses)
         });
         let types = self.types.iter().map(|of| {
-            let losses = [String::new(), String::new()];
+            let losses = vec![String::new(); 8];
             (
                 &of.source,
                 of.event_type.as_str(),
@@ -310,6 +320,18 @@ fn delivered(delivery: &Delivery) -> Vec<String> {
     row.extend(latency(delivery.queryable_ms));
     row.push(number(delivery.last_received));
     row
+}
+
+/// Empty where a source has no twins.
+fn reconciled(of: Option<&Reconciled>) -> [String; 6] {
+    [
+        number(of.map(|of| of.server)),
+        number(of.map(|of| of.lost_in_browser)),
+        number(of.and_then(|of| of.browser_loss_rate)),
+        number(of.map(|of| of.page)),
+        number(of.map(|of| of.lost_by_server)),
+        number(of.and_then(|of| of.server_loss_rate)),
+    ]
 }
 
 fn latency(of: Option<Percentiles>) -> [String; 3] {

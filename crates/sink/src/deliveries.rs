@@ -15,14 +15,13 @@ use std::{
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use chatpulse_kafka::{
-    Batch, BatchLimit, GroupConfig, KafkaConfig, Next, Partition, Topics, run_group, supervise,
-};
+use chatpulse_kafka::{Batch, BatchLimit, GroupConfig, KafkaConfig, Next, Partition, Topics};
 use chatpulse_model::{Delivery, avro::Codec, delivery::DestinationState};
 use chatpulse_store::{DeliveryRow, DestinationRow, Disposition, Store, StoreError};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{PATIENCE, SinkError, error::PartitionError, metrics::Metrics};
+use crate::{PATIENCE, SinkError, error::PartitionError, keep_up, metrics::Metrics};
 
 /// What the sink of deliveries needs to know.
 #[derive(Clone)]
@@ -61,35 +60,26 @@ pub async fn run_deliveries(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), SinkError> {
-    let runtime = tokio::runtime::Handle::current();
+    let topics = [&config.topics.deliveries, &config.topics.destinations];
+    let group = GroupConfig {
+        kafka: config.kafka.clone(),
+        group: config.group.clone(),
+        topics: topics.map(|topic| topic.to_string()).into(),
+        patience: PATIENCE,
+    };
     let stage = Arc::new(Stage {
         config,
         metrics,
-        runtime,
+        runtime: Handle::current(),
     });
-    let group = || {
-        let group = GroupConfig {
-            kafka: stage.config.kafka.clone(),
-            group: stage.config.group.clone(),
-            topics: [
-                &stage.config.topics.deliveries,
-                &stage.config.topics.destinations,
-            ]
-            .map(|topic| topic.to_string())
-            .into(),
-            patience: PATIENCE,
-        };
-        let stage = Arc::clone(&stage);
-        let task = move |input| stage.drain(input);
-        run_group(group, task, shutdown.clone())
-    };
-    supervise(group, &shutdown).await.map_err(SinkError::from)
+    let task = move |input| stage.drain(input);
+    keep_up(group, task, shutdown).await
 }
 
 struct Stage {
     config: DeliveriesConfig,
     metrics: Metrics,
-    runtime: tokio::runtime::Handle,
+    runtime: Handle,
 }
 
 /// The partition was taken away before a block was in the store.

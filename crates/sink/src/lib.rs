@@ -22,10 +22,13 @@ mod unstored;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use chatpulse_kafka::{GroupConfig, KafkaConfig, Topics, run_group, supervise};
+use chatpulse_kafka::{GroupConfig, KafkaConfig, Partition, Topics, run_group, supervise};
 use chatpulse_model::{Event, RawEvent, avro::Codec};
 use chatpulse_store::Store;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+
+use crate::error::PartitionError;
 
 pub use deliveries::{DeliveriesConfig, run_deliveries};
 pub use error::SinkError;
@@ -66,22 +69,27 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), SinkError> {
-    let runtime = tokio::runtime::Handle::current();
+    let group = GroupConfig {
+        kafka: config.kafka.clone(),
+        group: config.group.clone(),
+        topics: vec![config.topics.events.to_string()],
+        patience: PATIENCE,
+    };
     let stage = Arc::new(partition::Stage {
         config,
         metrics,
-        runtime,
+        runtime: Handle::current(),
     });
-    let group = || {
-        let group = GroupConfig {
-            kafka: stage.config.kafka.clone(),
-            group: stage.config.group.clone(),
-            topics: vec![stage.config.topics.events.to_string()],
-            patience: PATIENCE,
-        };
-        let stage = Arc::clone(&stage);
-        let task = move |input| partition::drain(input, &stage);
-        run_group(group, task, shutdown.clone())
-    };
-    supervise(group, &shutdown).await.map_err(SinkError::from)
+    let task = move |input| partition::drain(input, &stage);
+    keep_up(group, task, shutdown).await
+}
+
+/// Runs `task` on every partition that the group gives to this member, until `shutdown`.
+async fn keep_up(
+    group: GroupConfig,
+    task: impl Fn(Partition) -> Result<(), PartitionError> + Clone + Send + Sync + 'static,
+    shutdown: CancellationToken,
+) -> Result<(), SinkError> {
+    let run = || run_group(group.clone(), task.clone(), shutdown.clone());
+    supervise(run, &shutdown).await.map_err(SinkError::from)
 }

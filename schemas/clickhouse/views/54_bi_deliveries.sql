@@ -193,3 +193,22 @@ FROM delivery_rollup AS h FINAL
 WHERE h.unit = 'day'
 GROUP BY h.tenant, h.destination, day, h.event_type
 COMMENT 'One row per tenant, destination, day in which turns began, and event type: deliveries to webhooks, GA4 and Meta. Counts add up; percentiles do not. Computed by the roll-up job, some seconds behind.';
+
+CREATE OR REPLACE VIEW {bi}.twins_hour
+(
+    tenant          LowCardinality(String) COMMENT 'Tenant',
+    source          LowCardinality(String) COMMENT 'Vendor',
+    hour            DateTime('UTC')        COMMENT 'Hour in which the events occurred (UTC)',
+    event_type      LowCardinality(String) COMMENT 'Neutral type, noun.verb',
+    server          UInt64                 COMMENT 'Event ids that came from a server',
+    lost_in_browser UInt64                 COMMENT 'Of these, those that never came from the page',
+    page            UInt64                 COMMENT 'Event ids that came from the page',
+    lost_by_server  UInt64                 COMMENT 'Of these, those that never came from a server',
+    has_twins       Bool                   COMMENT 'Whether any of these ids came both ways. Of a type of which none did, in the time asked for or in the 30 days before it, nothing is known to be lost: leave it out'
+)
+DEFINER = CURRENT_USER SQL SECURITY DEFINER
+AS SELECT
+    tenant, source, hour, event_type, server, server - server_both AS lost_in_browser, page,
+    page - page_both AS lost_by_server, toBool(server_both + page_both > 0) AS has_twins
+FROM twin_rollup FINAL
+COMMENT 'One row per tenant, source, hour and event type, of sources that send events both from the page and from the vendor''s server, under the same id: what came only one way. Computed when an hour has been over for an hour, and again a day later.';

@@ -4,7 +4,8 @@ use maud::{Markup, html};
 
 use super::health::p95;
 use super::parts::{
-    Tile, badge, count_or, definitions, foreign, not_available, notice, scroll, tiles,
+    Tile, badge, count_or, definitions, first_and_more, foreign, not_available, notice, scroll,
+    tiles,
 };
 use super::time::{series, slots, sums, time, unit_name};
 use crate::chart::{TimeChart, Unit};
@@ -14,10 +15,10 @@ use crate::deliveries::{
 };
 use crate::text::{duration, grouped};
 
-/// Most rows of destinations; a tenant has at most a hundred.
-const MOST_DESTINATIONS: usize = 200;
-/// Most rows of types.
-const MOST_TYPES: usize = 200;
+/// Rows that are shown at once.
+const FIRST_DESTINATIONS: usize = 10;
+const FIRST_TYPES: usize = 5;
+const FIRST_FAILURES: usize = 3;
 const MOST_NOTICES: usize = 20;
 
 const DELIVERED: &str = "Requests that the receiver answered with success (2xx).";
@@ -223,59 +224,70 @@ fn cells(expected: Option<u64>, sending: &Sending) -> Markup {
 }
 
 fn destinations(destinations: &[DestinationHealth]) -> Markup {
-    let table = html! {
-        table.fold role="table" {
-            caption.unseen { "Deliveries by destination" }
-            thead role="rowgroup" { tr role="row" {
-                th scope="col" role="columnheader" { "Destination" }
-                th scope="col" role="columnheader" { "Verdict" }
-                (heads())
-            } }
-            tbody role="rowgroup" { @for of in destinations.iter().take(MOST_DESTINATIONS) {
-                tr role="row" data-key={ "destination-" (of.destination) } {
-                    th scope="row" role="rowheader" { (foreign(&of.destination)) " " span.quiet { (foreign(&of.kind)) } }
-                    td.wide role="cell" {
-                        (badge(of.judgement.verdict)) " " span.quiet {
-                            (foreign(&of.judgement.reason))
-                            @if let Some(limit) = &of.judgement.threshold { "; limit " (limit) }
+    let mut rows: Vec<&DestinationHealth> = destinations.iter().collect();
+    // What needs attention comes first.
+    rows.sort_by_key(|of| std::cmp::Reverse(of.judgement.verdict));
+    let table = |caption: &str, rows: &[&DestinationHealth]| {
+        html! {
+            table.fold role="table" {
+                caption.unseen { (caption) }
+                thead role="rowgroup" { tr role="row" {
+                    th scope="col" role="columnheader" { "Destination" }
+                    th scope="col" role="columnheader" { "Verdict" }
+                    (heads())
+                } }
+                tbody role="rowgroup" { @for of in rows {
+                    tr role="row" data-key={ "destination-" (of.destination) } {
+                        th scope="row" role="rowheader" { (foreign(&of.destination)) " " span.quiet { (foreign(&of.kind)) } }
+                        td.wide role="cell" {
+                            (badge(of.judgement.verdict)) " " span.quiet {
+                                (foreign(&of.judgement.reason))
+                                @if let Some(limit) = &of.judgement.threshold { "; limit " (limit) }
+                            }
                         }
+                        (cells(of.expected, &of.sending))
                     }
-                    (cells(of.expected, &of.sending))
-                }
-            } }
+                } }
+            }
         }
     };
-    scroll("Deliveries by destination", &table)
+    let caption = ("Deliveries by destination", "more-destinations");
+    first_and_more(caption, FIRST_DESTINATIONS, &rows, |caption, rows| {
+        scroll(caption, &table(caption, rows))
+    })
 }
 
 fn types(types: &[DestinationTypeHealth]) -> Markup {
     let mut rows: Vec<&DestinationTypeHealth> = types.iter().collect();
     // What needs attention comes first.
     rows.sort_by_key(|of| std::cmp::Reverse((of.judgement.verdict, of.sending.turns)));
-    let table = html! {
-        table.fold role="table" {
-            caption.unseen { "Deliveries by destination and event type" }
-            thead role="rowgroup" { tr role="row" {
-                th scope="col" role="columnheader" { "Type" }
-                th scope="col" role="columnheader" { "Verdict" }
-                (heads())
-                th scope="col" role="columnheader" { "Failures by class" }
-            } }
-            tbody role="rowgroup" { @for of in rows.iter().take(MOST_TYPES) {
-                tr role="row" data-key={ "sent-" (of.destination) "-" (of.event_type) } {
-                    th scope="row" role="rowheader" { (foreign(&of.event_type)) " " span.quiet { (foreign(&of.destination)) } }
-                    td role="cell" data-label="Verdict" { span title=(foreign(&of.judgement.reason)) { (badge(of.judgement.verdict)) } }
-                    (cells(of.expected, &of.sending))
-                    td.whole role="cell" data-label="Failures by class" { (classes(&of.sending)) }
-                }
-            } }
+    let table = |caption: &str, rows: &[&DestinationTypeHealth]| {
+        html! {
+            table.fold role="table" {
+                caption.unseen { (caption) }
+                thead role="rowgroup" { tr role="row" {
+                    th scope="col" role="columnheader" { "Type" }
+                    th scope="col" role="columnheader" { "Verdict" }
+                    (heads())
+                    th scope="col" role="columnheader" { "Failures by class" }
+                } }
+                tbody role="rowgroup" { @for of in rows {
+                    tr role="row" data-key={ "sent-" (of.destination) "-" (of.event_type) } {
+                        th scope="row" role="rowheader" { (foreign(&of.event_type)) " " span.quiet { (foreign(&of.destination)) } }
+                        td role="cell" data-label="Verdict" { span title=(foreign(&of.judgement.reason)) { (badge(of.judgement.verdict)) } }
+                        (cells(of.expected, &of.sending))
+                        td.whole role="cell" data-label="Failures by class" { (classes(&of.sending)) }
+                    }
+                } }
+            }
         }
     };
     html! {
         section.card {
             header { h2 #sent-types { "By destination and event type" } p { "What needs attention comes first." } }
-            (scroll("Deliveries by destination and event type", &table))
-            @if rows.len() > MOST_TYPES { p.quiet.small { (MOST_TYPES) " of " (rows.len()) "; the API has all." } }
+            (first_and_more(("Deliveries by destination and event type", "more-sent-types"), FIRST_TYPES, &rows, |caption, rows| {
+                scroll(caption, &table(caption, rows))
+            }))
         }
     }
 }
@@ -291,38 +303,43 @@ pub(crate) fn classes(sending: &Sending) -> String {
 }
 
 fn recent(failures: &[FailedDelivery]) -> Markup {
-    let table = html! {
-        table.fold role="table" {
-            caption.unseen { "The newest failed deliveries" }
-            thead role="rowgroup" { tr role="row" {
-                @for head in ["Class", "Destination", "Event type", "What happened", "Began", "Result", "Delivery"] {
-                    th scope="col" role="columnheader" { (head) }
-                }
-                th.n scope="col" role="columnheader" { "Turn" }
-                th.n scope="col" role="columnheader" title=(REQUEST) { "Request" }
-            } }
-            tbody role="rowgroup" { @for failure in failures {
-                tr role="row" data-key={ "failed-" (failure.partition) "-" (failure.offset) } {
-                    th scope="row" role="rowheader" { (foreign(&failure.failure)) }
-                    td role="cell" data-label="Destination" { (foreign(&failure.destination)) }
-                    td.whole role="cell" data-label="Event type" { (foreign(&failure.event_type)) }
-                    td.wide role="cell" data-label="What happened" { (foreign(failure.detail.as_deref().unwrap_or_default())) }
-                    td.whole role="cell" data-label="Began" { (time(failure.at)) }
-                    td.whole role="cell" data-label="Result" {
-                        (foreign(&failure.result))
-                        @if let Some(next) = failure.next_at { ", next " (time(next)) }
+    let table = |caption: &str, failures: &[FailedDelivery]| {
+        html! {
+            table.fold role="table" {
+                caption.unseen { (caption) }
+                thead role="rowgroup" { tr role="row" {
+                    @for head in ["Class", "Destination", "Event type", "What happened", "Began", "Result", "Delivery"] {
+                        th scope="col" role="columnheader" { (head) }
                     }
-                    td.whole role="cell" data-label="Delivery" { code.hash { (foreign(&failure.delivery_id)) } }
-                    td.n role="cell" data-label="Turn" { (failure.attempt) }
-                    td.n role="cell" data-label="Request" {
-                        @match failure.duration_ms {
-                            Some(ms) => (duration(ms as f64)),
-                            None => (not_available("No request was made.")),
+                    th.n scope="col" role="columnheader" { "Turn" }
+                    th.n scope="col" role="columnheader" title=(REQUEST) { "Request" }
+                } }
+                tbody role="rowgroup" { @for failure in failures {
+                    tr role="row" data-key={ "failed-" (failure.partition) "-" (failure.offset) } {
+                        th scope="row" role="rowheader" { (foreign(&failure.failure)) }
+                        td role="cell" data-label="Destination" { (foreign(&failure.destination)) }
+                        td.whole role="cell" data-label="Event type" { (foreign(&failure.event_type)) }
+                        td.wide role="cell" data-label="What happened" { (foreign(failure.detail.as_deref().unwrap_or_default())) }
+                        td.whole role="cell" data-label="Began" { (time(failure.at)) }
+                        td.whole role="cell" data-label="Result" {
+                            (foreign(&failure.result))
+                            @if let Some(next) = failure.next_at { ", next " (time(next)) }
+                        }
+                        td.whole role="cell" data-label="Delivery" { code.hash { (foreign(&failure.delivery_id)) } }
+                        td.n role="cell" data-label="Turn" { (failure.attempt) }
+                        td.n role="cell" data-label="Request" {
+                            @match failure.duration_ms {
+                                Some(ms) => (duration(ms as f64)),
+                                None => (not_available("No request was made.")),
+                            }
                         }
                     }
-                }
-            } }
+                } }
+            }
         }
     };
-    scroll("The newest failed deliveries", &table)
+    let caption = ("The newest failed deliveries", "more-failed-deliveries");
+    first_and_more(caption, FIRST_FAILURES, failures, |caption, failures| {
+        scroll(caption, &table(caption, failures))
+    })
 }

@@ -7,7 +7,7 @@ use super::health::{
     ACCEPTED, DUPLICATE, LATE, NO_TIME, NONE_ACCEPTED, RECEIVED, REJECTED, TO_QUERYABLE,
     TO_RECEIVED, TONES, drift,
 };
-use super::parts::{badge, definitions, foreign, link, not_available, scroll};
+use super::parts::{badge, definitions, first_and_more, foreign, link, not_available, scroll};
 use super::shell::Tab;
 use super::time::{self, series, slots, sums, unit_name, values};
 use crate::chart::{self, Slots, TimeChart, Unit};
@@ -15,8 +15,10 @@ use crate::delivery::{Counted, DeliverySeries};
 use crate::health::{Percentiles, Point, TenantHealth, TypeHealth};
 use crate::text::{duration, grouped};
 
-/// Most rows of event types.
+/// Most event types to choose from.
 const MOST_TYPES: usize = 200;
+/// Rows of event types that are shown at once.
+const FIRST_TYPES: usize = 8;
 
 /// What is shown of all.
 #[derive(Debug, Clone, Copy, Default)]
@@ -85,7 +87,7 @@ pub(super) fn content(
         .iter()
         .filter(|of| filter.takes(&of.source, &of.event_type))
         .collect();
-    rows.sort_by_key(|of| std::cmp::Reverse(of.delivery.received));
+    rows.sort_by_key(|of| std::cmp::Reverse((of.judgement.verdict, of.delivery.received)));
     if rows.is_empty() {
         return html! {
             section.card { p.empty {
@@ -275,44 +277,47 @@ fn table(
 ) -> Markup {
     let path = Tab::Delivery.path(&health.tenant);
     let slots = slots(delivery.window, delivery.unit);
-    let table = html! {
-        table.fold role="table" {
-            caption.unseen { "Delivery by event type" }
-            thead role="rowgroup" { tr role="row" {
-                th scope="col" role="columnheader" { "Type" }
-                th scope="col" role="columnheader" { "Verdict" }
-                th scope="col" role="columnheader" { "Over time" }
-                @for (head, definition) in [("Received", RECEIVED), ("Accepted", ACCEPTED), ("Duplicate", DUPLICATE), ("Rejected", REJECTED), ("Late", LATE), ("Occurred → received", TO_RECEIVED), ("Received → queryable", TO_QUERYABLE), ("Last received", "Start of the unit of time in which the last one came.")] {
-                    th.n scope="col" role="columnheader" title=(definition) { (head) }
-                }
-            } }
-            tbody role="rowgroup" { @for of in rows.iter().take(MOST_TYPES) {
-                @let d = &of.delivery;
-                @let over_time = sums(&slots, counted(delivery, Filter { source: Some(&of.source), event_type: Some(&of.event_type) }).map(|point| (point.at, point.received as f64)));
-                tr role="row" data-key={ "type-" (of.source) "-" (of.event_type) } {
-                    th scope="row" role="rowheader" {
-                        a href=(link(&path, &[("since", Some(since)), ("source", Some(&of.source)), ("type", Some(&of.event_type))])) { (foreign(&of.event_type)) }
-                        " " span.quiet { (foreign(&of.source)) }
+    let table = |caption: &str, rows: &[&TypeHealth]| {
+        html! {
+            table.fold role="table" {
+                caption.unseen { (caption) }
+                thead role="rowgroup" { tr role="row" {
+                    th scope="col" role="columnheader" { "Type" }
+                    th scope="col" role="columnheader" { "Verdict" }
+                    th scope="col" role="columnheader" { "Over time" }
+                    @for (head, definition) in [("Received", RECEIVED), ("Accepted", ACCEPTED), ("Duplicate", DUPLICATE), ("Rejected", REJECTED), ("Late", LATE), ("Occurred → received", TO_RECEIVED), ("Received → queryable", TO_QUERYABLE), ("Last received", "Start of the unit of time in which the last one came.")] {
+                        th.n scope="col" role="columnheader" title=(definition) { (head) }
                     }
-                    td role="cell" data-label="Verdict" { (badge(of.judgement.verdict)) }
-                    td role="cell" data-label="Over time" { (chart::sparkline(&over_time, "t-accepted")) }
-                    td.n role="cell" data-label="Received" { (grouped(d.received.into())) }
-                    td.n role="cell" data-label="Accepted" { (grouped(d.accepted.into())) }
-                    td.n role="cell" data-label="Duplicate" { (grouped(d.duplicate.into())) }
-                    td.n role="cell" data-label="Rejected" { (grouped(d.rejected.into())) }
-                    td.n role="cell" data-label="Late" { (grouped(d.late.into())) }
-                    td.n.made role="cell" data-label="Occurred → received" { (three(d.receive_ms, NO_TIME)) }
-                    td.n.made role="cell" data-label="Received → queryable" { (three(d.queryable_ms, NONE_ACCEPTED)) }
-                    td.n.whole role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time::unit(last)), None => "never" } }
-                }
-            } }
+                } }
+                tbody role="rowgroup" { @for of in rows {
+                    @let d = &of.delivery;
+                    @let over_time = sums(&slots, counted(delivery, Filter { source: Some(&of.source), event_type: Some(&of.event_type) }).map(|point| (point.at, point.received as f64)));
+                    tr role="row" data-key={ "type-" (of.source) "-" (of.event_type) } {
+                        th scope="row" role="rowheader" {
+                            a href=(link(&path, &[("since", Some(since)), ("source", Some(&of.source)), ("type", Some(&of.event_type))])) { (foreign(&of.event_type)) }
+                            " " span.quiet { (foreign(&of.source)) }
+                        }
+                        td role="cell" data-label="Verdict" { (badge(of.judgement.verdict)) }
+                        td role="cell" data-label="Over time" { (chart::sparkline(&over_time, "t-accepted")) }
+                        td.n role="cell" data-label="Received" { (grouped(d.received.into())) }
+                        td.n role="cell" data-label="Accepted" { (grouped(d.accepted.into())) }
+                        td.n role="cell" data-label="Duplicate" { (grouped(d.duplicate.into())) }
+                        td.n role="cell" data-label="Rejected" { (grouped(d.rejected.into())) }
+                        td.n role="cell" data-label="Late" { (grouped(d.late.into())) }
+                        td.n.made role="cell" data-label="Occurred → received" { (three(d.receive_ms, NO_TIME)) }
+                        td.n.made role="cell" data-label="Received → queryable" { (three(d.queryable_ms, NONE_ACCEPTED)) }
+                        td.n.whole role="cell" data-label="Last received" { @match d.last_received { Some(last) => (time::unit(last)), None => "never" } }
+                    }
+                } }
+            }
         }
     };
     html! {
         section.card {
-            header { h2 #types { "Event types" } p { "Latencies are medians, with the 95th and 99th percentile. Choose a type to see its charts." } }
-            (scroll("Delivery by event type", &table))
-            @if rows.len() > MOST_TYPES { p.quiet.small { (MOST_TYPES) " of " (rows.len()) " types; the API has all." } }
+            header { h2 #types { "Event types" } p { "What needs attention comes first. Latencies are medians, with the 95th and 99th percentile. Choose a type to see its charts." } }
+            (first_and_more(("Delivery by event type", "more-types"), FIRST_TYPES, rows, |caption, rows| {
+                scroll(caption, &table(caption, rows))
+            }))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::parts::{count_or, foreign, scroll, share};
+use super::parts::{count_or, first_and_more, foreign, scroll, share};
 use super::routes::Slice;
 use super::time::time;
 use crate::chart::{self, Part};
@@ -10,9 +10,8 @@ use crate::failures::{Failure, Reason};
 use crate::health::TenantHealth;
 use crate::text::{grouped, one_line};
 
-/// Reasons that are listed at once, and most that are listed besides.
+/// Reasons that are listed at once.
 const FIRST_REASONS: usize = 10;
-const MOST_REASONS: usize = 100;
 
 /// What the page shows below its head.
 pub(super) fn content(health: &TenantHealth, list: &Slice<Failure>) -> Markup {
@@ -43,21 +42,11 @@ pub(super) fn reasons(reasons: &[Reason]) -> Markup {
     if reasons.is_empty() {
         return html! { p.empty { "Nothing was rejected in this time." } };
     }
-    let (shown, more) = reasons.split_at(reasons.len().min(FIRST_REASONS));
-    let more = &more[..more.len().min(MOST_REASONS)];
     let widest = reasons.iter().map(|reason| reason.rejected).max();
-    html! {
-        (reason_table("Rejected by source and reason", shown, widest))
-        @if !more.is_empty() {
-            details #more-reasons {
-                summary { "Show " (more.len()) " more" }
-                (reason_table("Rejected by source and reason, continued", more, widest))
-            }
-        }
-        @if reasons.len() > shown.len() + more.len() {
-            p.quiet.small { (shown.len() + more.len()) " of " (reasons.len()) "; the API has all." }
-        }
-    }
+    let caption = ("Rejected by source and reason", "more-reasons");
+    first_and_more(caption, FIRST_REASONS, reasons, |caption, reasons| {
+        reason_table(caption, reasons, widest)
+    })
 }
 
 fn reason_table(caption: &str, reasons: &[Reason], widest: Option<u64>) -> Markup {

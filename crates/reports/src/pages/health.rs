@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 
 use super::parts::{
-    Tile, badge, count_or, definitions, foreign, not_available, notice, scroll, share, tiles,
+    Tile, badge, count_or, definitions, first_and_more, foreign, not_available, notice, scroll,
+    share, tiles,
 };
 use super::shell::Tab;
 use super::time::{self, series, slots, sums, text, unit_name, values};
@@ -18,8 +19,6 @@ use crate::verdict::{Verdict, percent};
 /// Event types that are listed at once: those that need attention within these bounds.
 const LEAST_TYPES: usize = 10;
 const MOST_ILL: usize = 30;
-/// Most event types that are listed besides; a vendor's definition has at most some dozens.
-const MOST_TYPES: usize = 200;
 /// Most names of each kind of drift that are listed.
 const MOST_NAMES: usize = 50;
 /// Looks of the lines of sources.
@@ -360,8 +359,7 @@ fn types(health: &TenantHealth) -> Markup {
         .iter()
         .filter(|of| of.judgement.verdict != Verdict::Healthy)
         .count();
-    let (shown, more) = types.split_at(types.len().min(ill.clamp(LEAST_TYPES, MOST_ILL)));
-    let more = &more[..more.len().min(MOST_TYPES)];
+    let first = ill.clamp(LEAST_TYPES, MOST_ILL);
     html! {
         section.card {
             header {
@@ -371,16 +369,7 @@ fn types(health: &TenantHealth) -> Markup {
                     @else { (ill) " of " (types.len()) " need attention; they come first." }
                 }
             }
-            (type_table("Delivery by event type", shown))
-            @if !more.is_empty() {
-                details #more-types {
-                    summary { "Show " (more.len()) " more" }
-                    (type_table("Delivery by event type, continued", more))
-                }
-            }
-            @if types.len() > shown.len() + more.len() {
-                p.quiet.small { (shown.len() + more.len()) " of " (types.len()) " types; the API has all." }
-            }
+            (first_and_more(("Delivery by event type", "more-types"), first, &types, type_table))
         }
     }
 }

@@ -111,6 +111,33 @@ pub(super) fn definitions<'a>(of: impl Iterator<Item = (&'a str, &'a str)>) -> M
     }
 }
 
+/// Most rows of a table.
+pub(super) const MOST_ROWS: usize = 200;
+
+/// A table of its first rows, and a second one of the others that opens when it is asked for: a page must be
+/// short enough to be read, on a phone too. `id` is that of the second.
+pub(super) fn first_and_more<T>(
+    (caption, id): (&str, &str),
+    first: usize,
+    rows: &[T],
+    table: impl Fn(&str, &[T]) -> Markup,
+) -> Markup {
+    let (shown, more) = rows.split_at(rows.len().min(first));
+    let more = &more[..more.len().min(MOST_ROWS)];
+    html! {
+        (table(caption, shown))
+        @if !more.is_empty() {
+            details id=(id) {
+                summary { "Show " (more.len()) " more" }
+                (table(&format!("{caption}, continued"), more))
+            }
+        }
+        @if rows.len() > shown.len() + more.len() {
+            p.quiet.small { (shown.len() + more.len()) " of " (rows.len()) "; the API has all." }
+        }
+    }
+}
+
 /// A table in a box that scrolls by itself and can be reached by keyboard.
 pub(super) fn scroll(label: &str, table: &Markup) -> Markup {
     html! { div.scroll tabindex="0" role="region" aria-label=(label) { (table) } }

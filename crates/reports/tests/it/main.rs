@@ -5,6 +5,7 @@
 mod access;
 mod api;
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -14,7 +15,9 @@ use axum::http::{Request, StatusCode};
 use chatpulse_embedded::clickhouse::{ClickHouse, ClickHouseConfig};
 use chatpulse_model::source::Catalog;
 use chatpulse_model::{Actor, Event, EventType, Outcome, RejectReason, TimeBasis};
-use chatpulse_reports::{Access, AccessConfig, Period, ReadTokens, Reports, router};
+use chatpulse_reports::{
+    Access, AccessConfig, Period, ReadTokens, Reconciled, Reports, TwinSource, Twins, router,
+};
 use chatpulse_store::{EventRow, Store, StoreConfig};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
@@ -352,7 +355,21 @@ async fn csv_has_what_the_report_has_and_nothing_that_a_spreadsheet_would_run() 
     let store = store("reports_csv").await;
     let reports = Reports::new(store, Catalog::builtin());
     let period = Period::before(Timestamp::now(), "24h").unwrap();
-    let health = reports.tenant_health("acme", period).await.unwrap();
+    let mut health = reports.tenant_health("acme", period).await.unwrap();
+    let twins = Reconciled {
+        server: 4,
+        lost_in_browser: 1,
+        browser_loss_rate: Some(0.25),
+        ..Reconciled::default()
+    };
+    health.twins = Some(Twins {
+        total: twins,
+        sources: vec![TwinSource {
+            source: "watermelon".into(),
+            types: 1,
+            reconciled: twins,
+        }],
+    });
     let rows = table(&health.to_csv().unwrap());
     assert_eq!(rows.len(), health.sources.len() + health.types.len());
     let watermelon = rows
@@ -362,6 +379,22 @@ async fn csv_has_what_the_report_has_and_nothing_that_a_spreadsheet_would_run() 
     assert_eq!(watermelon["received"], "6");
     assert_eq!(watermelon["lost_in_browser"], "", "nobody knows");
     assert_eq!(watermelon["verdict"], "failing");
+    let twins = |of: &HashMap<String, String>| {
+        let names = [
+            "from_server",
+            "lost_in_browser",
+            "browser_loss_rate",
+            "from_page",
+        ];
+        let others = ["lost_by_server", "server_loss_rate"];
+        let names = names.iter().chain(&others);
+        names
+            .map(|name| of[&format!("twins_{name}")].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(twins(watermelon), ["4", "1", "0.25", "0", "0", ""]);
+    let algomo = rows.iter().find(|row| row["source"] == "algomo").unwrap();
+    assert_eq!(twins(algomo), [""; 6], "it has none");
 
     let conversations = reports.conversations("acme", period).await.unwrap();
     let rows = table(&conversations.to_csv().unwrap());
@@ -385,7 +418,7 @@ async fn csv_has_what_the_report_has_and_nothing_that_a_spreadsheet_would_run() 
     assert_eq!(value("language", "", "total_messages"), pair("true", "3"));
 }
 
-fn table(csv: &str) -> Vec<std::collections::HashMap<String, String>> {
+fn table(csv: &str) -> Vec<HashMap<String, String>> {
     csv::Reader::from_reader(csv.as_bytes())
         .deserialize()
         .collect::<Result<_, _>>()
