@@ -18,7 +18,7 @@ use crate::text::{duration, grouped};
 /// Most event types to choose from.
 const MOST_TYPES: usize = 200;
 /// Rows of event types that are shown at once.
-const FIRST_TYPES: usize = 8;
+const FIRST_TYPES: usize = 5;
 
 /// What is shown of all.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,6 +28,11 @@ pub(super) struct Filter<'a> {
 }
 
 impl Filter<'_> {
+    /// Whether everything is shown.
+    pub(super) fn is_all(self) -> bool {
+        self.source.is_none() && self.event_type.is_none()
+    }
+
     fn takes(self, source: &str, event_type: &str) -> bool {
         self.source.is_none_or(|wanted| wanted == source)
             && self.event_type.is_none_or(|wanted| wanted == event_type)

@@ -255,10 +255,11 @@ async fn show_delivery(
         } else {
             let came = delivery::content(&report, &series, (filter, asked.since()));
             match &report.deliveries {
-                Some(outgoing) => {
+                // They are asked about by destination, not by source.
+                Some(outgoing) if filter.is_all() => {
                     html! { div.stack { (came) (deliveries::content(outgoing, &sent)) } }
                 }
-                None => came,
+                Some(_) | None => came,
             }
         },
         api: "/v1/tenant-health/series",
