@@ -64,6 +64,15 @@ async fn what_came_one_way_only_is_counted_where_its_type_came_both_ways() {
             received_at: START + HOUR + SECOND,
             ..sent(9, "g", false)
         },
+        // Each way with a clock of its own, in two hours.
+        Event {
+            occurred_at: START + HOUR - 100,
+            ..sent(11, "h", false)
+        },
+        Event {
+            occurred_at: START + HOUR + 100,
+            ..copy(sent(12, "h", true))
+        },
     ];
     insert(&store, "twins", &events).await;
     let window = Window {
@@ -79,10 +88,10 @@ async fn what_came_one_way_only_is_counted_where_its_type_came_both_ways() {
     let expected = TwinCount {
         source: "autochat".into(),
         types: 1,
-        server: 4,
-        server_both: 2,
-        page: 3,
-        page_both: 2,
+        server: 5,
+        server_both: 3,
+        page: 4,
+        page_both: 3,
     };
     assert_eq!(twins().await, std::slice::from_ref(&expected));
     // What the page had kept comes with the next visit; a day later the hour is computed again.
@@ -92,10 +101,10 @@ async fn what_came_one_way_only_is_counted_where_its_type_came_both_ways() {
     };
     insert(&store, "late", &[Event { offset: 10, ..late }]).await;
     store.roll_up(START + 25 * HOUR).await.unwrap();
-    assert_eq!(twins().await[0].server_both, 2);
+    assert_eq!(twins().await[0].server_both, 3);
     store.roll_up(START + 26 * HOUR).await.unwrap();
     let found = twins().await;
-    assert_eq!((found[0].server_both, found[0].page), (3, 4));
+    assert_eq!((found[0].server_both, found[0].page), (4, 5));
     // Where nothing ever comes both ways, nothing is known.
     assert_eq!(store.twins("bravo", window).await.unwrap(), []);
 }
