@@ -748,20 +748,38 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_since_before_the_window_is_told() {
+    fn what_waits_since_before_the_window_is_told_of_its_destination_and_type() {
+        let pending = |destination: &str, event_type: &str, pending| PendingDeliveries {
+            destination: destination.into(),
+            event_type: event_type.into(),
+            pending,
+            oldest_received_ms: NOW - DAY,
+        };
         let found = Found {
-            destinations: vec![info("crm")],
-            pending: vec![PendingDeliveries {
-                destination: "crm".into(),
-                event_type: "message.sent".into(),
-                pending: 3,
-                oldest_received_ms: NOW - DAY,
-            }],
+            destinations: vec![
+                info("crm"),
+                // It has left, and what it was handed before is still under way.
+                DestinationInfo {
+                    is_configured: false,
+                    since_ms: None,
+                    ..info("left")
+                },
+            ],
+            pending: vec![
+                pending("crm", "goal.met", 4),
+                pending("crm", "message.sent", 3),
+                pending("left", "message.sent", 2),
+            ],
             ..found()
         };
         let outgoing = outgoing_of("acme", found);
-        assert_eq!(outgoing.total.pending, 3);
-        assert_eq!(outgoing.types[0].sending.pending, 3);
+        assert_eq!(outgoing.total.pending, 9);
+        let waiting = |of: &DestinationHealth| (of.destination.clone(), of.sending.pending);
+        let destinations: Vec<_> = outgoing.destinations.iter().map(waiting).collect();
+        assert_eq!(destinations, [("crm".into(), 7), ("left".into(), 2)]);
+        let types = outgoing.types.iter();
+        let types: Vec<_> = types.map(|of| of.sending.pending).collect();
+        assert_eq!(types, [4, 3, 2]);
         assert_eq!(outgoing.judgement.verdict, Verdict::Degraded);
         assert_eq!(
             outgoing.total.request_ms, None,
