@@ -314,7 +314,6 @@ impl Bench {
             "store figures by widget": store.figures(tenant, cohorts, &[Breakdown::Widget]),
             "store figures by all": store.figures(tenant, cohorts, &Breakdown::ALL),
             "store conversations": store.conversations(tenant, cohorts.window, (None, 50)),
-            "store cohort_state": store.cohort_state(tenant, cohorts),
             "store tenants": store.tenants(health, health),
             "store pipeline_series": store.pipeline_series(health),
             "store books": store.books(),

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use chatpulse_store::{
-    Breakdown, CohortState, Figure, MetricDefinition, REOPEN_RATE, Restatement as RestatedRow,
-    StoreError, Unit,
+    Breakdown, CohortState, Figure, Figures, MetricDefinition, REOPEN_RATE,
+    Restatement as RestatedRow, StoreError, Unit,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -211,9 +211,8 @@ impl Reports {
         period: Period,
     ) -> Result<Conversations, StoreError> {
         let (store, span) = (&self.store, period.cohorts());
-        let (definitions, state, mut figures, restated) = tokio::try_join!(
+        let (definitions, Figures { state, mut figures }, restated) = tokio::try_join!(
             store.metric_definitions(),
-            store.cohort_state(tenant, span),
             store.figures(tenant, span, &Breakdown::ALL),
             store.restatements(tenant, span.window, (0, RESTATEMENTS)),
         )?;
@@ -310,10 +309,7 @@ impl Reports {
             MetricsBy::Widget => [Breakdown::Widget],
             MetricsBy::Language => [Breakdown::Language],
         };
-        let (state, figures) = tokio::try_join!(
-            store.cohort_state(tenant, span),
-            store.figures(tenant, span, &breakdown),
-        )?;
+        let Figures { state, figures } = store.figures(tenant, span, &breakdown).await?;
         let keyed = |(key, provisional, metrics)| KeyedGroup {
             key,
             provisional,

@@ -35,10 +35,10 @@ pub use migrations::{MIGRATIONS, Migration};
 pub use queries::{
     AcceptedPoint, Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor,
     ConversationRow, DeliveryFigures, DeliveryPoint, DestinationInfo, FailedTurn, FailedTurnCursor,
-    Figure, GapCount, HealthPoint, HealthRow, KeyHealth, MetricDefinition, MetricRow, NameHealth,
-    PendingDeliveries, PipelinePoint, REOPEN_RATE, Rejected, RejectedCursor, RejectionCount,
-    Restatement, SessionEvent, SourceMetric, Span, TenantRow, TwinCount, TypeBaseline, TypePoint,
-    Unit, Window,
+    Figure, Figures, GapCount, HealthPoint, HealthRow, KeyHealth, MetricDefinition, MetricRow,
+    NameHealth, PendingDeliveries, PipelinePoint, REOPEN_RATE, Rejected, RejectedCursor,
+    RejectionCount, Restatement, SessionEvent, SourceMetric, Span, TenantRow, TwinCount,
+    TypeBaseline, TypePoint, Unit, Window,
 };
 pub use readers::{Reader, access_statements};
 pub use rejected::{RejectionCursor, RejectionFilter, RejectionRecord, Replayed};

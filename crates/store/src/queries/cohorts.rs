@@ -119,10 +119,19 @@ pub struct Figure {
     pub provisional: bool,
 }
 
+/// Every metric of the cohorts of a span, and how far they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figures {
+    /// How far they are.
+    pub state: CohortState,
+    /// In the order of breakdowns, groups and metrics.
+    pub figures: Vec<Figure>,
+}
+
 /// How far the cohorts of a span are.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CohortState {
-    /// As of when the oldest of its figures was judged; none where there is no cohort.
+    /// When conversations were judged by the last roll-up; none before the first.
     pub as_of_ms: Option<i64>,
     /// Conversations.
     pub conversations: u64,
@@ -198,31 +207,36 @@ impl Store {
     }
 
     /// Every metric of the conversations of the tenant that started in the span (hours or days), as of
-    /// the last roll-up, in each of the breakdowns.
+    /// the last roll-up, in each of the breakdowns; and how far these cohorts are.
     pub async fn figures(
         &self,
         tenant: &str,
         span: Span,
         breakdowns: &[Breakdown],
-    ) -> Result<Vec<Figure>, StoreError> {
-        let (whole, apart): (Vec<_>, Vec<_>) = breakdowns
+    ) -> Result<Figures, StoreError> {
+        let apart = breakdowns
             .iter()
             .map(|breakdown| breakdown.dimension())
-            .partition(|dimension| dimension.is_empty());
+            .filter(|dimension| !dimension.is_empty())
+            .collect();
         let (as_of_ms, mut cohorts, apart) = tokio::try_join!(
             self.rolled_up_as_of(),
-            self.cohorts(tenant, span, whole),
+            self.cohorts(tenant, span, vec![""]),
             self.cohorts(tenant, span, apart),
         )?;
+        let state = figures::state(&cohorts, as_of_ms);
         cohorts.extend(apart);
-        Ok(figures::merge(&cohorts, breakdowns, (span, as_of_ms)))
+        Ok(Figures {
+            figures: figures::merge(&cohorts, breakdowns, (span, as_of_ms)),
+            state,
+        })
     }
 
     /// When conversations were judged by the last roll-up that was done; none before the first.
     async fn rolled_up_as_of(&self) -> Result<Option<i64>, StoreError> {
-        let query = self.client.query(
+        let query = brief(self.client.query(
             "SELECT toUnixTimestamp64Milli(as_of) FROM rollup_runs ORDER BY read_at DESC LIMIT 1",
-        );
+        ));
         self.within("reading the last roll-up", query.fetch_optional())
             .await
     }
@@ -240,7 +254,8 @@ impl Store {
         let sql = format!(
             "SELECT toString(dimension) AS dimension, toString(source) AS source,
                     toInt64(toUnixTimestamp(cohort)) * 1000 AS start_ms,
-                    toBool(open > 0) AS is_open, toBool(reopen_settles_at IS NOT NULL) AS is_reopening,
+                    open, toUnixTimestamp64Milli(settles_at) AS settles_at_ms,
+                    toUnixTimestamp64Milli(reopen_settles_at) AS reopen_settles_at_ms,
                     arrayMap(value -> toString(value), figures.value) AS values,
                     figures.conversations AS conversations,
                     arrayMap(names -> arrayStringConcat(names, ','), figures.metrics) AS metrics,
@@ -254,24 +269,6 @@ impl Store {
         );
         let query = brief(self.client.query(&sql).bind(tenant).bind(dimensions));
         self.within("reading metrics", query.fetch_all()).await
-    }
-
-    /// How far the cohorts of the span are.
-    pub async fn cohort_state(&self, tenant: &str, span: Span) -> Result<CohortState, StoreError> {
-        let sql = format!(
-            "SELECT (SELECT toNullable(toUnixTimestamp64Milli(as_of)) FROM rollup_runs ORDER BY read_at DESC LIMIT 1)
-                        AS as_of_ms,
-                    sum(r.conversations) AS conversations, sum(r.open) AS open,
-                    toUnixTimestamp64Milli(max(r.settles_at)) AS settles_at_ms,
-                    toUnixTimestamp64Milli(max(r.reopen_settles_at)) AS reopen_settles_at_ms
-             FROM conversation_rollup AS r FINAL
-             WHERE r.tenant = ? AND r.unit = '{}' AND r.dimension = '' AND {}",
-            span.unit.cohorts(),
-            span.on("r.cohort"),
-        );
-        let query = brief(self.client.query(&sql).bind(tenant));
-        self.within("reading the state of cohorts", query.fetch_one())
-            .await
     }
 
     /// Restated figures of the days in the window, the newest restatement first, from `skip` on.
@@ -301,7 +298,7 @@ impl Store {
              LIMIT ? OFFSET ?",
             days.on_days("r.day"),
         );
-        let query = self.client.query(&sql).bind(tenant).bind(limit).bind(skip);
+        let query = brief(self.client.query(&sql).bind(tenant).bind(limit).bind(skip));
         self.within("reading restatements", query.fetch_all()).await
     }
 }

@@ -13,7 +13,7 @@ use clickhouse::Row;
 use serde::Deserialize;
 
 use super::Span;
-use super::cohorts::{Breakdown, Figure};
+use super::cohorts::{Breakdown, CohortState, Figure};
 use crate::rollup::SETTLING_MS;
 
 /// Most groups of a breakdown by widget or language, `(other)` among them.
@@ -31,9 +31,12 @@ pub(super) struct Cohort {
     pub dimension: String,
     pub source: String,
     pub start_ms: i64,
-    pub is_open: bool,
-    /// Whether a close is not yet old enough for the reopen rate.
-    pub is_reopening: bool,
+    /// Conversations not closed.
+    pub open: u64,
+    /// When the last of them closes if it stays silent.
+    pub settles_at_ms: Option<i64>,
+    /// When the last close is old enough for the reopen rate, where it is not yet.
+    pub reopen_settles_at_ms: Option<i64>,
     pub values: Vec<String>,
     pub conversations: Vec<u64>,
     /// Joined with commas, as all rows of one version have the same.
@@ -76,31 +79,32 @@ struct Sum {
 struct Metrics {
     all: Vec<(String, String)>,
     numbers: HashMap<(String, String), usize>,
-    shapes: HashMap<(String, String), Vec<usize>>,
+    /// By the joined names, then the joined kinds.
+    shapes: HashMap<String, HashMap<String, Vec<usize>>>,
 }
 
 impl Metrics {
     /// Numbers of the metrics of a row's element.
     fn of(&mut self, names: &str, kinds: &str) -> &[usize] {
-        let Self {
-            all,
-            numbers,
-            shapes,
-        } = self;
-        shapes
-            .entry((names.to_owned(), kinds.to_owned()))
-            .or_insert_with(|| {
-                let pairs = names.split(',').zip(kinds.split(','));
-                pairs
-                    .map(|(name, kind)| {
-                        let metric = (name.to_owned(), kind.to_owned());
-                        *numbers.entry(metric.clone()).or_insert_with(|| {
-                            all.push(metric);
-                            all.len() - 1
-                        })
-                    })
-                    .collect()
-            })
+        let known = |shapes: &HashMap<String, HashMap<String, _>>| {
+            (shapes.get(names)).is_some_and(|shapes| shapes.contains_key(kinds))
+        };
+        if !known(&self.shapes) {
+            let numbers = (names.split(',').zip(kinds.split(',')))
+                .map(|(name, kind)| self.number(name, kind))
+                .collect();
+            let of_names = self.shapes.entry(names.to_owned()).or_default();
+            of_names.insert(kinds.to_owned(), numbers);
+        }
+        &self.shapes[names][kinds]
+    }
+
+    fn number(&mut self, name: &str, kind: &str) -> usize {
+        let metric = (name.to_owned(), kind.to_owned());
+        *self.numbers.entry(metric.clone()).or_insert_with(|| {
+            self.all.push(metric);
+            self.all.len() - 1
+        })
     }
 }
 
@@ -146,6 +150,21 @@ pub(super) fn merge(
         figures[begin..].sort_by(|a, b| a.metric.cmp(&b.metric));
     }
     figures
+}
+
+/// How far cohorts are that are not taken apart.
+pub(super) fn state(cohorts: &[Cohort], as_of_ms: Option<i64>) -> CohortState {
+    let begin = CohortState {
+        as_of_ms,
+        ..CohortState::default()
+    };
+    cohorts.iter().fold(begin, |state, cohort| CohortState {
+        conversations: state.conversations + cohort.conversations.iter().sum::<u64>(),
+        open: state.open + cohort.open,
+        settles_at_ms: state.settles_at_ms.max(cohort.settles_at_ms),
+        reopen_settles_at_ms: state.reopen_settles_at_ms.max(cohort.reopen_settles_at_ms),
+        ..state
+    })
 }
 
 /// The widgets and languages that are told apart: those of most conversations.
@@ -203,8 +222,8 @@ fn keys(cohort: &Cohort, value: &str, breakdowns: &[Breakdown]) -> Vec<Key> {
 
 impl Group {
     fn add(&mut self, cohort: &Cohort, element: usize, metrics: &[usize]) {
-        self.is_open |= cohort.is_open;
-        self.is_reopening |= cohort.is_reopening;
+        self.is_open |= cohort.open > 0;
+        self.is_reopening |= cohort.reopen_settles_at_ms.is_some();
         self.last_start_ms = self.last_start_ms.max(cohort.start_ms);
         let last = metrics.iter().copied().max().unwrap_or_default();
         if self.sums.len() <= last {

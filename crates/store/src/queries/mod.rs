@@ -13,7 +13,7 @@ mod rejections;
 mod sessions;
 mod twins;
 
-pub use cohorts::{Breakdown, Cohort, CohortState, Figure, MetricRow, Restatement};
+pub use cohorts::{Breakdown, Cohort, CohortState, Figure, Figures, MetricRow, Restatement};
 pub use conversations::{ConversationCursor, ConversationRow};
 pub use definitions::{MetricDefinition, SourceMetric};
 pub use deliveries::{

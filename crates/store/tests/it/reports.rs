@@ -57,7 +57,8 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
     let by_source = store
         .figures("acme", SPAN, &[Breakdown::Source])
         .await
-        .unwrap();
+        .unwrap()
+        .figures;
     assert_eq!(
         counts(&by_source, "conversations", |f| f.source.as_deref()),
         [
@@ -80,7 +81,8 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
     let by_time = store
         .figures("acme", SPAN, &[Breakdown::Time])
         .await
-        .unwrap();
+        .unwrap()
+        .figures;
     let times: Vec<_> = by_time
         .iter()
         .filter(|f| f.metric == "conversations")
@@ -94,7 +96,8 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
     let by_language = store
         .figures("acme", SPAN, &[Breakdown::Language])
         .await
-        .unwrap();
+        .unwrap()
+        .figures;
     assert_eq!(
         counts(&by_language, "conversations", |f| f.value.as_deref()),
         [
@@ -108,6 +111,7 @@ async fn figures_are_taken_apart_by_source_time_and_language() {
             .figures("bravo", SPAN, &[Breakdown::Source])
             .await
             .unwrap()
+            .figures
             .is_empty()
     );
 }

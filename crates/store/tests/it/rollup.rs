@@ -1,7 +1,7 @@
 //! The roll-ups against what they are made of.
 
 use chatpulse_model::{Actor, Event, EventType, Outcome};
-use chatpulse_store::{Breakdown, Figure, RolledUp, Span, Store, Unit, Window};
+use chatpulse_store::{Breakdown, CohortState, Figure, RolledUp, Span, Store, Unit, Window};
 use clickhouse::{Client, Row};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -32,6 +32,7 @@ async fn figures(store: &Store, unit: Unit, breakdown: Breakdown) -> Vec<Figure>
         .figures("acme", Span { unit, ..days() }, &[breakdown])
         .await
         .unwrap()
+        .figures
 }
 
 async fn roll_up(store: &Store, after: i64) -> RolledUp {
@@ -233,7 +234,8 @@ async fn a_late_first_event_moves_a_conversation_out_of_its_old_cohort() {
             &[Breakdown::Time],
         )
         .await
-        .unwrap();
+        .unwrap()
+        .figures;
     let mut starts: Vec<i64> = hours.iter().filter_map(|f| f.at_ms).collect();
     starts.dedup();
     assert_eq!(starts, [START - 26 * HOUR]);
@@ -329,8 +331,11 @@ async fn figures_are_provisional_until_their_day_is_over_and_nothing_is_open() {
     let mut seen = Vec::new();
     for after in [HOUR, 12 * HOUR + 6 * MINUTE, DAY, 7 * DAY, 7 * DAY + 1_000] {
         roll_up(&store, after).await;
+        let mut state = CohortState::default();
         for breakdown in [Breakdown::Source, Breakdown::Time] {
-            let figures = store.figures("acme", span, &[breakdown]).await.unwrap();
+            let found = store.figures("acme", span, &[breakdown]).await.unwrap();
+            let figures = found.figures;
+            state = found.state;
             let provisional = |metric: &str| {
                 figures
                     .iter()
@@ -340,7 +345,6 @@ async fn figures_are_provisional_until_their_day_is_over_and_nothing_is_open() {
             };
             seen.push((provisional("conversations"), provisional("reopen_rate")));
         }
-        let state = store.cohort_state("acme", span).await.unwrap();
         assert_eq!(state.as_of_ms, Some(START + after));
         assert_eq!(
             (state.conversations, state.open),
@@ -469,7 +473,8 @@ async fn a_change_of_a_setting_is_rolled_up_everywhere() {
         .unwrap();
     roll_up(&store, 2 * HOUR + 1).await;
     assert_equal(&store, &client, 2 * HOUR + 1).await;
-    assert_eq!(store.cohort_state("acme", days()).await.unwrap().open, 0);
+    let found = store.figures("acme", days(), &[Breakdown::Widget]).await;
+    assert_eq!(found.unwrap().state.open, 0);
 }
 
 #[tokio::test]
