@@ -328,6 +328,24 @@ async fn deliveries_are_told_by_destination_type_and_time_in_every_unit() {
         ("erp", 1)
     );
     assert_eq!(pending[0].oldest_received_ms, base);
+    // What was delivered once does not wait, whatever a repeated turn came to; nor does what was given up.
+    let of_bravo = |turn: Delivery, after: i64| Delivery {
+        tenant: "bravo".into(),
+        ..at(turn, after)
+    };
+    let ended = [
+        of_bravo(turn(7, 1, 0), 7 * SECOND),
+        of_bravo(failed(7, 2, 0), 8 * SECOND),
+        of_bravo(failed(8, 1, 0), 9 * SECOND),
+        Delivery {
+            result: DeliveryResult::GivenUp,
+            next_at: None,
+            ..of_bravo(failed(8, 2, 0), 10 * SECOND)
+        },
+    ];
+    deliver(&store, 7, &ended).await;
+    let pending = store.pending_deliveries("bravo").await.unwrap();
+    assert_eq!((pending.len(), pending[0].pending), (1, 1), "{pending:?}");
 
     let window = Window {
         since_ms: base,
