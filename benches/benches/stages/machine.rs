@@ -170,10 +170,19 @@ pub(crate) struct Ground {
     folder: TempDir,
     bootstrap: String,
     broker: u32,
+    compression: String,
+}
+
+/// How every client of the brokers is set up.
+pub(crate) fn kafka(bootstrap: &str, compression: &str, client: &str) -> KafkaConfig {
+    let mut config = KafkaConfig::new(bootstrap, client);
+    let (name, codec) = ("compression.type".to_owned(), compression.to_owned());
+    config.overrides.insert(name, codec);
+    config
 }
 
 impl Ground {
-    pub(crate) async fn start() -> Result<Self> {
+    pub(crate) async fn start(compression: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let kafka = folder.path().join("kafka");
         let output = Command::new(SCRIPT)
@@ -189,6 +198,7 @@ impl Ground {
             folder,
             bootstrap: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
             broker: 0,
+            compression: compression.to_owned(),
         };
         ensure!(output.status.success(), "{SCRIPT}: {}", said.trim());
         let pid = std::fs::read_to_string(kafka.join("broker-1/pid"))?;
@@ -201,7 +211,7 @@ impl Ground {
     }
 
     pub(crate) fn kafka(&self, client: &str) -> KafkaConfig {
-        KafkaConfig::new(&self.bootstrap, client)
+        kafka(&self.bootstrap, &self.compression, client)
     }
 
     pub(crate) fn pids(&self) -> Pids {
@@ -212,6 +222,7 @@ impl Ground {
         let checkpoints = self.path("checkpoints");
         Parameters::default()
             .with("bootstrap", &self.bootstrap)
+            .with("compression", &self.compression)
             .with("checkpoints", checkpoints.display())
     }
 

@@ -8,7 +8,8 @@
 //! pipeline   sender ─► producer ─► enricher ─► sink ─► ClickHouse: what each costs
 //! ```
 //!
-//! `cargo bench -p chatpulse-benches --bench stages [-- STAGE…] [--events N] [--rounds N]`. Every part is a
+//! `cargo bench -p chatpulse-benches --bench stages [-- STAGE…] [--events N] [--rounds N]
+//! [--compression CODEC]`. Every part is a
 //! process of its own, started anew for each round; the rounds of ours and of the ceiling alternate, and what is
 //! shown are medians. CPU time is the process's own (`/proc`), of broker and store as well. Without `--bench`, as
 //! in tests, one small round of everything.
@@ -26,6 +27,10 @@ use chatpulse_kafka::Topics;
 use chatpulse_store::{Store, StoreConfig};
 use machine::{Ground, Measured, Pids, StoreProcess};
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How much is measured.
 #[derive(Debug, Clone)]
 struct Extent {
@@ -33,6 +38,8 @@ struct Extent {
     events: u64,
     rounds: usize,
     stages: Vec<String>,
+    /// Of what goes to the broker, as librdkafka calls it.
+    compression: String,
 }
 
 const STAGES: [&str; 4] = ["producer", "enricher", "sink", "pipeline"];
@@ -43,6 +50,7 @@ impl Extent {
             events: 8_000,
             rounds: 1,
             stages: Vec::new(),
+            compression: "none".to_owned(),
         };
         let mut arguments = std::env::args().skip(1).peekable();
         if std::env::args().any(|argument| argument == "--bench") {
@@ -56,6 +64,9 @@ impl Extent {
             match argument.as_str() {
                 "--events" => extent.events = number()?,
                 "--rounds" => extent.rounds = number()? as usize,
+                "--compression" => {
+                    extent.compression = arguments.next().context("a codec is missing")?;
+                }
                 stage if STAGES.contains(&stage) => extent.stages.push(argument),
                 // Of cargo.
                 _ => {}
@@ -80,11 +91,11 @@ fn main() -> Result<()> {
 }
 
 async fn bench(extent: Extent) -> Result<()> {
-    let ground = Ground::start().await?;
+    let ground = Ground::start(&extent.compression).await?;
     let store = ground.store().await?;
     say(&format!(
-        "{} events, {} rounds of each",
-        extent.events, extent.rounds
+        "{} events, {} rounds of each, Kafka compression {}",
+        extent.events, extent.rounds, extent.compression
     ))?;
     if extent.has("producer") {
         producer(&ground, &extent).await?;

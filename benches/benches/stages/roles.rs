@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     load,
-    machine::{Mark, Measured, PARTITIONS, Parameters, Pids, window},
+    machine::{self, Mark, Measured, PARTITIONS, Parameters, Pids, window},
 };
 
 /// The role that this process is to play, if any.
@@ -94,7 +94,11 @@ fn report(measured: &Measured) -> Result<()> {
 }
 
 fn kafka(parameters: &Parameters, client: &str) -> Result<KafkaConfig> {
-    Ok(KafkaConfig::new(parameters.text("bootstrap")?, client))
+    let (bootstrap, codec) = (
+        parameters.text("bootstrap")?,
+        parameters.text("compression")?,
+    );
+    Ok(machine::kafka(bootstrap, codec, client))
 }
 
 async fn store(parameters: &Parameters) -> Result<()> {
@@ -421,6 +425,7 @@ async fn relay(parameters: &Parameters) -> Result<()> {
         .set("queue.buffering.max.ms", "5")
         .set("queue.buffering.max.messages", "100000")
         .set("queue.buffering.max.kbytes", "65536")
+        .set("compression.type", parameters.text("compression")?)
         .create_with_context(Delivered(Arc::clone(&delivered)))?;
     let producer = Arc::new(producer);
     let pids = begin().await?;

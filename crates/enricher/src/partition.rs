@@ -28,8 +28,10 @@ const LIMIT: BatchLimit = BatchLimit {
     wait: Duration::from_millis(200),
     linger: Duration::ZERO,
 };
-/// Batches of outcomes on their way to the broker, at most; a bound on memory.
-const MAX_UNCONFIRMED: usize = 8;
+/// Outcomes on their way to the broker, at most, but for the last batch. Counted in records: batches are as small as
+/// what has just come in, and few of those on their way leave a partition waiting for the broker's answers. Bytes are
+/// bounded by the publisher's queue.
+const MAX_UNCONFIRMED: usize = 16_000;
 /// Longest wait in one step for the broker, before looking whether the partition was taken away.
 const STEP: Duration = Duration::from_millis(200);
 /// How long a release waits for outcomes that are on their way. Those not confirmed by then may be
@@ -65,7 +67,7 @@ pub(crate) fn enrich(
             Next::Revoked => break,
         }
         let most = work.most_unconfirmed();
-        while work.unconfirmed.len() > most && !input.is_revoked() {
+        while work.on_their_way > most && !input.is_revoked() {
             work.confirm(STEP)?;
         }
         work.confirm(Duration::ZERO)?;
@@ -93,6 +95,8 @@ struct Work<'a> {
     /// First raw offset whose outcome is not yet written.
     resume: i64,
     unconfirmed: VecDeque<Unconfirmed>,
+    /// Records in these.
+    on_their_way: usize,
     /// Raw offset up to which outcomes are confirmed, and what the group has been told of it.
     confirmed: i64,
     committed: i64,
@@ -103,6 +107,7 @@ struct Work<'a> {
 /// Outcomes on their way to the broker.
 struct Unconfirmed {
     end: i64,
+    records: usize,
     tally: Tally,
     publication: Publication,
 }
@@ -170,6 +175,7 @@ impl<'a> Work<'a> {
             keeper,
             resume,
             unconfirmed: VecDeque::new(),
+            on_their_way: 0,
             confirmed: resume,
             committed: -1,
             committed_at: Instant::now(),
@@ -226,11 +232,14 @@ impl<'a> Work<'a> {
         let end = batch.end_offset().unwrap_or(self.resume);
         if !records.is_empty() {
             let topic = &self.stage.config.topics.events;
+            let sent = records.len();
             let publication = self.publisher.publish_waiting(topic, records, DRAIN);
             // Nothing may be sent after an outcome that was not.
             let has_failed = publication.has_failed();
+            self.on_their_way += sent;
             self.unconfirmed.push_back(Unconfirmed {
                 end,
+                records: sent,
                 tally,
                 publication,
             });
@@ -242,13 +251,13 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// How many batches of outcomes may be on their way: none when a checkpoint is due, because it must
+    /// How many outcomes may be on their way: none when a checkpoint is due, because it must
     /// not be ahead of what is written.
     fn most_unconfirmed(&self) -> usize {
         let is_due = |anchor| self.keeper.is_due(anchor);
         match self.folded.as_ref().is_some_and(is_due) {
             true => 0,
-            false => MAX_UNCONFIRMED - 1,
+            false => MAX_UNCONFIRMED,
         }
     }
 
@@ -290,6 +299,7 @@ impl<'a> Work<'a> {
                     for outcome in outcomes {
                         outcome?;
                     }
+                    self.on_their_way -= oldest.records;
                     self.confirmed = oldest.end;
                     self.stage.metrics.tally(oldest.tally);
                 }

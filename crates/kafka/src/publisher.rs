@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -241,10 +242,13 @@ impl Publication {
     /// # Errors
     /// The publication itself, to go on waiting, when `timeout` passes first.
     pub fn wait(self, timeout: Duration) -> Result<Outcomes, Self> {
+        let mut state = self.shared.lock();
+        // Of a task that has polled before, and does no more.
+        state.waker = None;
         let (mut state, _) = self
             .shared
             .done
-            .wait_timeout_while(self.shared.lock(), timeout, |state| state.open > 0)
+            .wait_timeout_while(state, timeout, |state| state.open > 0)
             .unwrap_or_else(PoisonError::into_inner);
         if state.open == 0 {
             return Ok(state.take());
@@ -339,9 +343,10 @@ impl Shared {
         }
         let waker = state.waker.take();
         drop(state);
-        self.done.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
+        // One of the two waits, never both.
+        match waker {
+            Some(waker) => waker.wake(),
+            None => self.done.notify_all(),
         }
     }
 }
@@ -352,21 +357,24 @@ struct Slot {
     index: usize,
 }
 
-/// Tells waiting publishers that room was made in the queue.
+/// Tells waiting publishers that room was made in the queue. Every confirmed record passes here, so nothing is locked
+/// or woken unless somebody waits.
 #[derive(Default)]
 struct Space {
     /// How many records have left the queue.
-    freed: Mutex<u64>,
+    freed: AtomicU64,
+    waiting: AtomicUsize,
+    turn: Mutex<()>,
     changed: Condvar,
 }
 
 impl Space {
-    fn lock(&self) -> MutexGuard<'_, u64> {
-        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seen(&self) -> u64 {
-        *self.lock()
+        self.freed.load(Ordering::SeqCst)
     }
 
     /// Waits until a record's outcome is known that was not at `seen`, or a little while; false when the deadline has
@@ -377,16 +385,24 @@ impl Space {
         if left.is_zero() {
             return false;
         }
+        let turn = self.lock();
+        // Before `freed` is looked at, as `free` counts before it looks here: one of the two sees the other.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         let waited = self
             .changed
-            .wait_timeout_while(self.lock(), left.min(LOOK_AGAIN), |freed| *freed == seen);
+            .wait_timeout_while(turn, left.min(LOOK_AGAIN), |()| self.seen() == seen);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         true
     }
 
     fn free(&self) {
-        *self.lock() += 1;
-        self.changed.notify_all();
+        self.freed.fetch_add(1, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            // Whoever has looked and not yet slept holds it.
+            drop(self.lock());
+            self.changed.notify_all();
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! registry's schema id, big-endian) where a registry is used. Readers take both, told apart by
 //! the first byte, and every version under `schemas/avro`.
 //!
-//! serde_avro_fast does the work on the hot path; apache-avro is the oracle in the tests.
+//! Raw records and events of the newest version are read and written directly ([`direct`]), all else by
+//! serde_avro_fast; apache-avro is the oracle in the tests.
 
 use std::{collections::HashMap, io::Read as _, marker::PhantomData};
 
@@ -22,6 +23,10 @@ use crate::{
     raw::RawEvent,
 };
 
+mod direct;
+
+pub use direct::Direct;
+
 /// First bytes of the single-object encoding (Avro specification).
 const SINGLE_OBJECT: [u8; 2] = [0xC3, 0x01];
 /// First byte of the Confluent wire format.
@@ -29,12 +34,17 @@ const CONFLUENT: u8 = 0;
 /// No array or map of our records comes near this; a larger count is an attack.
 const MAX_ITEMS: usize = 10_000;
 
+/// Most records are shorter.
+const USUAL_BYTES: usize = 768;
+
 /// A record type with its schema versions, oldest first; the last one is written.
 pub trait Versioned: Serialize + DeserializeOwned {
     /// Name of the schema; the registry's subject is the topic's name with `-value`.
     const NAME: &'static str;
     /// Every version that may stand in a topic.
     const SCHEMAS: &'static [&'static str];
+    /// The short way of the newest version, where records are many.
+    const DIRECT: Option<Direct<Self>> = None;
 }
 
 impl Versioned for RawEvent {
@@ -43,6 +53,7 @@ impl Versioned for RawEvent {
         include_str!("../../../schemas/avro/raw_event.v1.avsc"),
         include_str!("../../../schemas/avro/raw_event.v2.avsc"),
     ];
+    const DIRECT: Option<Direct<Self>> = Some(direct::direct());
 }
 
 impl Versioned for Event {
@@ -51,6 +62,7 @@ impl Versioned for Event {
         include_str!("../../../schemas/avro/event.v1.avsc"),
         include_str!("../../../schemas/avro/event.v2.avsc"),
     ];
+    const DIRECT: Option<Direct<Self>> = Some(direct::direct());
 }
 
 impl Versioned for Delivery {
@@ -163,20 +175,44 @@ impl<T: Versioned> Codec<T> {
 
     /// The framed record.
     pub fn encode(&self, record: &T) -> Result<Vec<u8>, AvroError> {
-        // `new` refuses an empty list of versions.
-        let newest = self
-            .versions
-            .last()
-            .ok_or(AvroError::Schema("no version".into()))?;
-        let mut bytes = Vec::with_capacity(512);
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
         bytes.extend_from_slice(&self.header);
+        if let Some(direct) = T::DIRECT {
+            (direct.put)(record, &mut bytes);
+            return Ok(bytes);
+        }
+        self.encode_by_schema(record, bytes)
+    }
+
+    fn newest(&self) -> Result<&Schema, AvroError> {
+        // `new` refuses an empty list of versions.
+        let newest = self.versions.last();
+        newest.ok_or(AvroError::Schema("no version".into()))
+    }
+
+    fn encode_by_schema(&self, record: &T, bytes: Vec<u8>) -> Result<Vec<u8>, AvroError> {
+        let newest = self.newest()?;
         serde_avro_fast::to_datum(record, bytes, &mut SerializerConfig::new(newest))
             .map_err(|error| AvroError::Encode(error.to_string()))
     }
 
     /// Reads a framed record of any known version.
     pub fn decode(&self, bytes: &[u8]) -> Result<T, AvroError> {
-        let (schema, datum) = self.unframe(bytes)?;
+        let (schema, mut datum) = self.unframe(bytes)?;
+        let Some(direct) = T::DIRECT else {
+            return Self::decode_by_schema(schema, datum);
+        };
+        if schema.rabin_fingerprint() != self.newest()?.rabin_fingerprint() {
+            return Self::decode_by_schema(schema, datum);
+        }
+        let record = (direct.take)(&mut datum).map_err(|fault| AvroError::Decode(fault.into()))?;
+        match datum {
+            [] => Ok(record),
+            _ => Err(AvroError::Trailing),
+        }
+    }
+
+    fn decode_by_schema(schema: &Schema, datum: &[u8]) -> Result<T, AvroError> {
         let mut config = DeserializerConfig::new(schema);
         config.max_seq_size = MAX_ITEMS;
         let mut state = DeserializerState::with_config(SliceRead::new(datum), config);

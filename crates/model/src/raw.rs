@@ -101,6 +101,13 @@ macro_rules! reject_reasons {
             pub fn as_str(self) -> &'static str {
                 match self { $(RejectReason::$variant => $name,)* }
             }
+
+            pub(crate) fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(RejectReason::$variant),)*
+                    _ => None,
+                }
+            }
         }
     };
 }

@@ -14,7 +14,7 @@ use async_compression::{
     zstd::DParameter,
 };
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     http::{HeaderMap, header},
 };
 use futures::{Stream, StreamExt as _};
@@ -225,13 +225,21 @@ async fn read_unhurried(
 ) -> Result<Decoded, Problem> {
     let (max_sent, max_decoded) = (config.max_body_bytes.get(), config.max_decoded_bytes.get());
     let mut sent = 0;
+    let declared = body.size_hint().exact();
+    let size_hint = declared.and_then(|size| usize::try_from(size).ok());
     let frames = StreamReader::new(counted(body, &mut sent, max_sent));
     // One byte more than allowed, to tell a full body from one that is too long.
     let mut reader = encoding.decode(frames).take(max_decoded as u64 + 1);
-    let mut bytes = Vec::new();
+    // One byte more than a body that says its size, so that its end is found without growing.
+    let mut bytes = Vec::with_capacity(match encoding {
+        Encoding::Identity => size_hint.map_or(CHUNK, |size| size.min(CHUNK - 1) + 1),
+        Encoding::Gzip | Encoding::Brotli | Encoding::Zstd => CHUNK,
+    });
     let mut memory = None;
     loop {
-        bytes.reserve(CHUNK);
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(CHUNK);
+        }
         purse.cover(&mut memory, bytes.capacity())?;
         match reader.read_buf(&mut bytes).await {
             Ok(0) => break,

@@ -5,7 +5,7 @@
 //! must be sorted whatever features other crates switch on: the sorted text is the canonical form
 //! that event ids are hashed from.
 
-use std::{borrow::Cow, cell::RefCell, collections::BTreeMap, fmt};
+use std::{borrow::Cow, cell::RefCell, fmt};
 
 use serde::{
     Serialize, Serializer,
@@ -20,8 +20,68 @@ pub const MAX_DEPTH: usize = 32;
 /// Most keys taken, over all objects of an item.
 pub const MAX_KEYS: usize = 1000;
 
-/// An object's members, sorted by key.
-pub(super) type Object<'a> = BTreeMap<Cow<'a, str>, Json<'a>>;
+/// An object's members, sorted by key. A vector, since objects are small: one allocation, and no tree to walk.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Object<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
+
+impl<'a> Object<'a> {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Json<'a>> {
+        let at = self.find(key).ok()?;
+        self.0.get(at).map(|(_, value)| value)
+    }
+
+    pub(super) fn remove(&mut self, key: &str) -> Option<Json<'a>> {
+        let at = self.find(key).ok()?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// False where the key is there already; then the object stays as it is.
+    pub(super) fn insert(&mut self, key: Cow<'a, str>, value: Json<'a>) -> bool {
+        match self.find(&key) {
+            Ok(_) => false,
+            Err(at) => {
+                self.0.insert(at, (key, value));
+                true
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Json<'a>)> {
+        self.0.iter().map(|(key, value)| (key.as_ref(), value))
+    }
+
+    /// Where the key stands, or would.
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        match self.0.last() {
+            // In order already, as what is written back mostly is.
+            Some((last, _)) if last.as_ref() < key => Err(self.0.len()),
+            _ => self
+                .0
+                .binary_search_by(|(other, _)| other.as_ref().cmp(key)),
+        }
+    }
+}
+
+impl<'a> IntoIterator for Object<'a> {
+    type Item = (Cow<'a, str>, Json<'a>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
 
 /// A JSON value. Arrays are checked but not held: no source keeps one.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +142,7 @@ impl Serialize for Json<'_> {
             Json::Bool(value) => serializer.serialize_bool(*value),
             Json::Number(number) => number.serialize(serializer),
             Json::Text(text) => serializer.serialize_str(text),
-            Json::Object(object) => serializer.collect_map(object),
+            Json::Object(object) => serializer.collect_map(object.iter()),
         }
     }
 }
@@ -242,10 +302,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 ));
             }
             // The key as parsed, so that an escaped spelling of the same key counts as the same.
-            if object
-                .insert(key, members.next_value_seed(below)?)
-                .is_some()
-            {
+            if !object.insert(key, members.next_value_seed(below)?) {
                 return Err(self.fail(
                     RejectReason::InvalidJson,
                     "duplicate key in one object: name each key once",

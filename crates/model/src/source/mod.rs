@@ -123,7 +123,7 @@ impl Fault {
             reason: self.reason,
             detail: self.detail.into_owned(),
             bytes: item.len() as i64,
-            sha256: format!("{:x}", Sha256::digest(item)),
+            sha256: hex::encode(Sha256::digest(item)),
         }
     }
 }
@@ -144,7 +144,7 @@ impl<'a> Item<'a> {
                 "the item is JSON but no object: send one object per event",
             ));
         };
-        let members = 1 + usize::from(object.contains_key("context"));
+        let members = 1 + usize::from(object.get("context").is_some());
         let enveloped = matches!(object.get("native"), Some(Json::Object(_)));
         if enveloped && object.len() == members {
             let context = object.remove("context").unwrap_or(Json::Null);
@@ -170,7 +170,7 @@ impl Definition {
             Ok((native, key)) => (RawBody::Native(native), key),
             Err(fault) => {
                 let rejection = fault.of(item);
-                let key = self.key(receipt.tenant, 'r', &rejection.sha256);
+                let key = self.key(receipt.tenant, "r", &rejection.sha256);
                 (RawBody::Rejection(rejection), key)
             }
         };
@@ -217,18 +217,18 @@ impl Definition {
             json: &json,
         };
         let key = if let Some(id) = view.conversation_id() {
-            self.key(receipt.tenant, 'c', id)
+            self.key(receipt.tenant, "c", id)
         } else if let Some(id) = view.session_id() {
-            self.key(receipt.tenant, 's', id)
+            self.key(receipt.tenant, "s", id)
         } else {
-            self.key(receipt.tenant, 'e', &view.event_id())
+            self.key(receipt.tenant, "e", &view.event_id())
         };
         Ok((NativePayload { json, redactions }, key))
     }
 
     /// No part can hold the separator: control characters are refused in ids.
-    fn key(&self, tenant: &str, kind: char, id: &str) -> Vec<u8> {
-        format!("{tenant}\0{}\0{kind}\0{id}", self.name()).into_bytes()
+    fn key(&self, tenant: &str, kind: &str, id: &str) -> Vec<u8> {
+        [tenant, self.name(), kind, id].join("\0").into_bytes()
     }
 
     /// Reads a raw record in neutral terms. Fails with the record's own rejection, or where its

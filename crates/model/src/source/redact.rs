@@ -71,7 +71,7 @@ impl<'r> Redactor<'r> {
     }
 
     fn note(&mut self, what: &str, path: &str) {
-        self.notes.insert(format!("{what}:{path}"));
+        self.notes.insert([what, ":", path].concat());
     }
 
     /// An unlisted key is named where it looks like a vendor's identifier, so that a renamed key
@@ -81,7 +81,7 @@ impl<'r> Redactor<'r> {
         if prefix.is_empty() {
             self.note("unlisted", key);
         } else {
-            self.note("unlisted", &format!("{prefix}.{key}"));
+            self.note("unlisted", &[prefix, ".", key].concat());
         }
     }
 
@@ -278,7 +278,7 @@ impl<'r> Redactor<'r> {
 
     /// `Ok(None)`: fit to be kept. `Ok(Some)`: its pseudonym, since it holds an address or number.
     fn checked_id(&self, id: &str) -> Result<Option<String>, &'static str> {
-        if id.chars().count() > MAX_ID_CHARS {
+        if id.len() > MAX_ID_CHARS && id.chars().count() > MAX_ID_CHARS {
             return Err("is longer than 128 characters: send a shorter id");
         }
         if id.chars().any(char::is_control) {
@@ -289,7 +289,7 @@ impl<'r> Redactor<'r> {
 
     /// A name or id without marks that are not seen: two that look the same are the same.
     fn unhidden<'a>(&mut self, path: &str, text: Cow<'a, str>) -> Cow<'a, str> {
-        if !text.chars().any(hides) {
+        if text.is_ascii() || !text.chars().any(hides) {
             return text;
         }
         self.note("clean", path);
@@ -371,7 +371,10 @@ impl<'r> Redactor<'r> {
                 .and_then(|value| self.context_text("context.page_url", &Treatment::Url, value)),
             sdk: sdk
                 .and_then(|value| self.context_text("context.sdk", &Treatment::Keep, value))
-                .map(|sdk| sdk.chars().take(MAX_SDK_CHARS).collect()),
+                .map(|sdk| match sdk.char_indices().nth(MAX_SDK_CHARS) {
+                    Some((end, _)) => sdk[..end].to_owned(),
+                    None => sdk,
+                }),
         }
     }
 
@@ -466,7 +469,8 @@ fn hides(c: char) -> bool {
 
 /// Control characters become spaces; marks that reorder or hide text go.
 fn clean(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(|c| c.is_control() || hides(c)) {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~');
+    if text.bytes().all(is_plain) || !text.chars().any(|c| c.is_control() || hides(c)) {
         return Cow::Borrowed(text);
     }
     let cleaned = text.chars().filter(|&c| !hides(c));

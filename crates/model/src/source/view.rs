@@ -97,9 +97,7 @@ impl<'v> View<'v> {
             );
             hash.update(part.unwrap_or_default());
         }
-        let mut id = format!("{MINTED_ID_PREFIX}{:x}", hash.finalize());
-        id.truncate(MINTED_ID_PREFIX.len() + MINTED_ID_CHARS);
-        id
+        MINTED_ID_PREFIX.to_owned() + &hex::encode(&hash.finalize()[..MINTED_ID_CHARS / 2])
     }
 
     /// `None` where the payload has no event name.
@@ -173,13 +171,13 @@ impl<'v> View<'v> {
             let Json::Object(members) = value else {
                 continue;
             };
-            for (key, value) in members {
+            for (key, value) in members.iter() {
                 if let Json::Object(_) = value {
                     open.push(value);
                 } else if let Some(text) = value.scalar()
                     && !used.iter().any(|&role| std::ptr::eq(role, value))
                 {
-                    properties.insert(key.clone().into_owned(), text.into_owned());
+                    properties.insert(key.to_owned(), text.into_owned());
                 }
             }
         }

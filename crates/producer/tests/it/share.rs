@@ -25,7 +25,7 @@ fn stalled(producer: &Producer) -> Call {
     producer
         .post("")
         .own_framing()
-        .header("Content-Length", "1000")
+        .header("Content-Length", "40000")
 }
 
 fn of_other(call: Call) -> Call {
@@ -73,7 +73,7 @@ async fn a_tenant_that_stalls_bodies_holds_its_share_of_the_places_and_others_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_that_stalls_bodies_holds_its_share_of_their_memory_and_others_go_on() {
-    // A body that has not begun holds 32 KiB: there is memory for sixteen of them.
+    // A body of that length holds 32 KiB before it has begun: there is memory for sixteen of them.
     let producer = start_with(|config| {
         config.max_decoded_bytes = size(64 * 1024);
         config.max_inflight_bytes = size(512 * 1024);
