@@ -1,12 +1,14 @@
 //! What one event costs in the pure core, step by step, on the golden payloads of all sources.
 //!
 //! ```text
-//! golden ─ admit ─► RawEvent ─ encode ─► bytes ─ decode ─► RawEvent ─ map ─► Mapped ─ apply ─► Event
+//! golden ─ admit ─► RawEvent ─ encode ─► bytes ─ decode ─► RawEvent ─ map ─► Mapped ─ apply ─► Event ─► row
+//!                                          └─ compress, a thousand of the simulator's ─► what goes over the wire
 //! ```
 //!
-//! Every figure is the mean cost of one event: an iteration takes the next golden of its source.
+//! Every figure is the mean cost of one event: an iteration takes the next golden of its source. But for
+//! compression: there it is that of a batch, and the name says what became of its size.
 
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, io::Write as _, time::Duration};
 
 use apache_avro::{
     Schema, reader::datum::GenericDatumReader, types::Value, writer::datum::GenericDatumWriter,
@@ -17,7 +19,12 @@ use chatpulse_model::{
     fold::{Horizon, PartitionFold, Position, Reading, read},
     source::{Admitted, Catalog, DEFAULT_MAX_ITEM_BYTES, Definition, Pseudonyms, Receipt},
 };
-use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, measurement::WallTime};
+use chatpulse_simulator::{FaultRates, Options, Pace, Simulator};
+use chatpulse_store::EventRow;
+use clickhouse::Client;
+use criterion::{
+    BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime,
+};
 
 /// Bytes before the Avro datum in single-object encoding.
 const HEADER: usize = 10;
@@ -56,6 +63,8 @@ fn main() {
     map(&mut criterion);
     avro(&mut criterion);
     fold(&mut criterion);
+    row(&mut criterion);
+    compression(&mut criterion);
     criterion.final_summary();
 }
 
@@ -100,11 +109,19 @@ fn avro(criterion: &mut Criterion) {
         .into_iter()
         .flat_map(|(source, text)| producer.raw_events(source, text))
         .collect();
-    // All goldens have the same event id: a fold of its own keeps each from being a duplicate.
-    let outcome = |raw| PartitionFold::new(0, Horizon::default()).apply(position(0), reading(raw));
-    let events: Vec<Event> = raw_events.iter().map(outcome).collect();
     codecs(criterion, &raw_events);
-    codecs(criterion, &events);
+    codecs(criterion, &outcomes());
+}
+
+/// The outcome of each golden. All have the same event id: a fold of its own keeps each from being a duplicate.
+fn outcomes() -> Vec<Event> {
+    let producer = Producer::new();
+    let outcome = |raw| PartitionFold::new(0, Horizon::default()).apply(position(0), reading(&raw));
+    GOLDENS
+        .into_iter()
+        .flat_map(|(source, text)| producer.raw_events(source, text))
+        .map(outcome)
+        .collect()
 }
 
 fn codecs<T: Versioned>(criterion: &mut Criterion, records: &[T]) {
@@ -127,13 +144,13 @@ fn codecs<T: Versioned>(criterion: &mut Criterion, records: &[T]) {
 
     let mut group = criterion.benchmark_group(format!("avro/{}", T::NAME));
     let id = |codec| BenchmarkId::new("encode", codec);
-    each(&mut group, id("serde_avro_fast"), records, encode);
+    each(&mut group, id("chatpulse"), records, encode);
     each(&mut group, id("apache-avro"), &values, |value| {
         let mut bytes = Vec::with_capacity(512);
         writer.write_value_ref(&mut bytes, value).map(|_| bytes)
     });
     let id = |codec| BenchmarkId::new("decode", codec);
-    each(&mut group, id("serde_avro_fast"), &frames, |frame| {
+    each(&mut group, id("chatpulse"), &frames, |frame| {
         codec.decode(frame)
     });
     each(&mut group, id("apache-avro"), &frames, generic);
@@ -180,6 +197,93 @@ fn fold(criterion: &mut Criterion) {
             );
         });
     }
+}
+
+/// The sink's last step: an outcome into the body of an insert, as the clickhouse crate writes it.
+fn row(criterion: &mut Criterion) {
+    const ROWS: usize = 100;
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime without I/O");
+    let events: Vec<Event> = outcomes().into_iter().cycle().take(ROWS).collect();
+    // Nothing is sent: a hundred rows stay in the client's buffer.
+    let client = Client::default()
+        .with_url("http://127.0.0.1:9")
+        .with_validation(false);
+    let open = || {
+        let insert = client.insert::<EventRow<'_>>("events");
+        runtime.block_on(insert).expect("opened when it is sent")
+    };
+    let mut group = criterion.benchmark_group("row");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    group.bench_function("RowBinary", |bencher| {
+        bencher.iter_batched(
+            open,
+            |mut insert| {
+                runtime.block_on(async {
+                    for event in &events {
+                        let row = EventRow::from(event);
+                        insert.write(&row).await.expect("there is room");
+                    }
+                });
+                insert
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+/// The codecs that Kafka and ClickHouse know, over a batch of raw records and one of outcomes.
+fn compression(criterion: &mut Criterion) {
+    let raw = Codec::<RawEvent>::new(Framing::SingleObject).expect("our schemas are valid");
+    let events = Codec::<Event>::new(Framing::SingleObject).expect("our schemas are valid");
+    let mut fold = PartitionFold::new(0, Horizon::default());
+    let (mut raw_bytes, mut event_bytes) = (Vec::new(), Vec::new());
+    for (offset, record) in (0..).zip(simulated()) {
+        raw_bytes.extend(raw.encode(&record).expect("it can be written"));
+        let event = fold.apply(position(offset), reading(&record));
+        event_bytes.extend(events.encode(&event).expect("it can be written"));
+    }
+    for (name, bytes) in [("raw_event", &raw_bytes), ("event", &event_bytes)] {
+        let mut group = criterion.benchmark_group(format!("compression/{name}"));
+        group.throughput(Throughput::Bytes(bytes.len() as u64));
+        type Compress = fn(&[u8]) -> Vec<u8>;
+        let codecs: [(&str, Compress); 4] = [
+            ("lz4", lz4_flex::compress),
+            ("zstd-1", |bytes| zstd_at(1, bytes)),
+            ("zstd-3", |bytes| zstd_at(3, bytes)),
+            ("gzip-6", |bytes| {
+                let level = flate2::Compression::new(6);
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+                encoder.write_all(bytes).expect("into memory");
+                encoder.finish().expect("into memory")
+            }),
+        ];
+        for (codec, compress) in codecs {
+            let share = 100 * compress(bytes).len() / bytes.len();
+            let id = BenchmarkId::new(codec, format!("to {share} %"));
+            group.bench_function(id, |bencher| bencher.iter(|| compress(black_box(bytes))));
+        }
+    }
+}
+
+fn zstd_at(level: i32, bytes: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(bytes, level).expect("into memory")
+}
+
+/// A thousand raw records of ten tenants and all sources, in the order in which they come.
+fn simulated() -> Vec<RawEvent> {
+    let producer = Producer::new();
+    Simulator::new(Options {
+        seed: 1,
+        events: 1_000,
+        tenants: (0..10).map(|number| format!("tenant-{number}")).collect(),
+        base_time_ms: RECEIVED_AT,
+        pace: Pace::Historic,
+        run_id: "bench".to_owned(),
+        faults: FaultRates::default(),
+    })
+    .map(|item| producer.admit(item.source, &item.body).record)
+    .collect()
 }
 
 /// Measures `step` on one input after the other, round and round.
