@@ -4,13 +4,19 @@
 //! passes as quickly as events are wanted. So the load has conversations at every stage, duplicates, late and
 //! malformed items, and times that lie close together, as those of live traffic do.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use chatpulse_simulator::{FaultRates, Item, Options, Pace, Simulator};
+use chatpulse_simulator::{FaultRates, Options, Pace, Simulator};
 use tokio::sync::mpsc;
 
-use crate::error::CapacityError;
+use crate::{
+    error::CapacityError,
+    mix::{Mix, Mixer},
+};
 
 /// Requests that are ready, at most; and events in them.
 const AHEAD_REQUESTS: usize = 4_096;
@@ -39,7 +45,12 @@ pub struct FeedOptions {
     pub expected: f64,
     /// The present; milliseconds since the Unix epoch.
     pub now_ms: i64,
+    /// A recorded mix to send instead of simulated visits.
+    pub mix: Option<Arc<Mix>>,
 }
+
+/// One item to come: number of the tenant, name of the source, text.
+pub(crate) type Item = (usize, Arc<str>, String);
 
 /// One request to come.
 #[derive(Debug, Clone)]
@@ -47,7 +58,7 @@ pub struct Request {
     /// Number of the tenant.
     pub tenant: usize,
     /// Name of the source in the path.
-    pub source: &'static str,
+    pub source: Arc<str>,
     /// One item per line.
     pub body: Bytes,
     /// How many.
@@ -67,7 +78,7 @@ impl Feed {
         let capacity = (AHEAD_EVENTS / batch).clamp(16, AHEAD_REQUESTS);
         let (sender, ready) = mpsc::channel(capacity);
         std::thread::spawn(move || {
-            let mut items = simulator(&options);
+            let mut items = items(options);
             let mut open = Open::new(batch);
             // Ends when nobody wants more.
             while let Some(request) = open.next(&mut items)
@@ -81,6 +92,19 @@ impl Feed {
     pub async fn next(&mut self) -> Result<Request, CapacityError> {
         self.ready.recv().await.ok_or(CapacityError::FeedEnded)
     }
+}
+
+fn items(options: FeedOptions) -> Box<dyn Iterator<Item = Item>> {
+    if options.mix.is_some() {
+        return Box::new(Mixer::new(options));
+    }
+    let mut names: BTreeMap<&'static str, Arc<str>> = BTreeMap::new();
+    let items = simulator(&options).map(move |item| {
+        let name = names.entry(item.source);
+        let name = Arc::clone(name.or_insert_with(|| item.source.into()));
+        (item.tenant, name, item.body)
+    });
+    Box::new(items)
 }
 
 fn simulator(options: &FeedOptions) -> Simulator {
@@ -111,9 +135,9 @@ struct Open {
     batch: usize,
     waiting: usize,
     /// By tenant and source, with the number of its first item.
-    batches: BTreeMap<(usize, &'static str), Vec<String>>,
+    batches: BTreeMap<(usize, Arc<str>), Vec<String>>,
     /// Those keys in the order of their first item.
-    order: VecDeque<(usize, &'static str)>,
+    order: VecDeque<(usize, Arc<str>)>,
 }
 
 impl Open {
@@ -129,24 +153,24 @@ impl Open {
     /// The next batch that is full, or the oldest where too many events wait.
     fn next(&mut self, items: &mut impl Iterator<Item = Item>) -> Option<Request> {
         loop {
-            let item = items.next()?;
-            let key = (item.tenant, item.source);
-            let batch = self.batches.entry(key).or_default();
+            let (tenant, source, body) = items.next()?;
+            let key = (tenant, source);
+            let batch = self.batches.entry(key.clone()).or_default();
             if batch.is_empty() {
-                self.order.push_back(key);
+                self.order.push_back(key.clone());
             }
-            batch.push(item.body);
+            batch.push(body);
             self.waiting += 1;
             let full = (batch.len() >= self.batch).then_some(key);
             let crowded = self.waiting > self.batch * WAITING_BATCHES;
-            let chosen = full.or_else(|| crowded.then(|| self.order.front().copied()).flatten());
+            let chosen = full.or_else(|| crowded.then(|| self.order.front().cloned()).flatten());
             if let Some(key) = chosen {
                 return self.take(key);
             }
         }
     }
 
-    fn take(&mut self, key: (usize, &'static str)) -> Option<Request> {
+    fn take(&mut self, key: (usize, Arc<str>)) -> Option<Request> {
         let items = self.batches.remove(&key)?;
         if let Some(place) = self.order.iter().position(|other| *other == key) {
             self.order.remove(place);
@@ -175,6 +199,7 @@ mod tests {
             batch,
             expected: 20_000.0,
             now_ms: 1_795_000_000_000,
+            mix: None,
         }
     }
 

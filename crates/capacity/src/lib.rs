@@ -18,6 +18,7 @@
 mod error;
 mod feed;
 mod load;
+mod mix;
 mod page;
 mod plot;
 mod process;
@@ -34,6 +35,7 @@ mod watch;
 pub use error::CapacityError;
 pub use feed::{Feed, FeedOptions, Request};
 pub use load::MARKER_TENANT;
+pub use mix::{Mix, MixError, MixEvent, place};
 pub use page::html;
 pub use process::{Consumption, Usage};
 pub use projection::{Demand, Measured, Projection, STAGE_THREADS_PER_PARTITION, project};

@@ -265,7 +265,7 @@ impl Load {
     fn marker(&self, salvo: &Salvo) -> Request {
         Request {
             tenant: self.marker_tenant,
-            source: MARKER_SOURCE,
+            source: MARKER_SOURCE.into(),
             body: Bytes::new(),
             events: salvo.batch,
         }

@@ -15,6 +15,7 @@ use crate::{
     error::CapacityError,
     feed::{Feed, FeedOptions},
     load::{Gun, Load, Salvo, Tally, WINDOWS, histogram, marker_every, record},
+    mix::Mix,
     process::{Consumption, Usage},
     report::{DrainReport, Lag, Latency, Level, PartCost, Run, TableBytes, Window},
     schedule::{Arrivals, Schedule},
@@ -77,6 +78,8 @@ pub struct Plan {
     pub run_id: String,
     /// The bounds of the verdicts.
     pub rule: Rule,
+    /// A recorded mix to send instead of simulated visits.
+    pub mix: Option<Arc<Mix>>,
 }
 
 /// A benchmark under way. What it has measured stays when a call is dropped in its middle.
@@ -227,6 +230,7 @@ impl Bench {
             batch: self.plan.batch,
             expected,
             now_ms: jiff::Timestamp::now().as_millisecond(),
+            mix: self.plan.mix.clone(),
         })
     }
 

@@ -50,6 +50,14 @@ impl fmt::Debug for StoreAddress {
 }
 
 impl StoreAddress {
+    /// The answer to a query, as text.
+    ///
+    /// # Errors
+    /// When ClickHouse does not answer, or refuses.
+    pub async fn query(&self, sql: &str) -> Result<String, CapacityError> {
+        Watch::new(Some(self.clone()))?.query(sql).await
+    }
+
     /// Removes a database with all that is in it.
     ///
     /// # Errors
@@ -61,7 +69,7 @@ impl StoreAddress {
         };
         let quoted = name.replace('\\', "\\\\").replace('`', "\\`");
         let sql = format!("DROP DATABASE IF EXISTS `{quoted}` SYNC");
-        Watch::new(Some(everywhere))?.query(&sql).await.map(drop)
+        everywhere.query(&sql).await.map(drop)
     }
 }
 

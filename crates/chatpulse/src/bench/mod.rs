@@ -6,18 +6,20 @@
 //!        └─ crates/capacity ──► load, verdicts, search ──► report: text, JSON, HTML
 //! ```
 
+mod mix;
 mod options;
 mod part;
 mod site;
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use chatpulse_capacity::{
-    Bench, Bytes, Demand, DrainReport, Found, Machine, Measured, PartCost, Plan, Report, Run,
+    Bench, Bytes, Demand, DrainReport, Found, Machine, Measured, Mix, PartCost, Plan, Report, Run,
     Sustainable, Verdict, drain_of, html, project, summary,
 };
 use clap::{Args, Subcommand};
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, output};
+use mix::RecordMixArgs;
 use options::{CapacityArgs, StageName};
 use part::PartArgs;
 use site::Site;
@@ -43,6 +46,7 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     Capacity(Box<CapacityArgs>),
+    RecordMix(RecordMixArgs),
     #[command(hide = true)]
     Part(PartArgs),
 }
@@ -60,6 +64,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<bool> {
     match args.command {
         BenchCommand::Part(args) => part::run(config, args, stop).await,
+        BenchCommand::RecordMix(args) => mix::run(config, args).await,
         BenchCommand::Capacity(args) => capacity(config, file.as_deref(), *args, stop).await,
     }
 }
@@ -106,12 +111,13 @@ async fn measure(
     let started_at = jiff::Timestamp::now().to_string();
     let interrupted = End::Stopped("it was interrupted");
     let mut drain = None;
+    let mix = args.mix()?.map(Arc::new);
     let started = tokio::select! {
         started = site.start() => started.map(|()| true)?,
         () = stop.cancelled() => false,
     };
     anyhow::ensure!(started, "interrupted before anything was measured");
-    let mut bench = Bench::new(site.target(), plan(args, site.id()), output::note)?;
+    let mut bench = Bench::new(site.target(), plan(args, site.id(), mix), output::note)?;
     let end = tokio::select! {
         end = steps(site, &mut bench, (args, &mut drain)) => end?,
         () = stop.cancelled() => interrupted,
@@ -216,7 +222,7 @@ async fn drained(site: &mut Site, (stage, total): (StageName, u64)) -> anyhow::R
     Ok(drain_of((&sink, STORED), total, &site.parts(), store).await?)
 }
 
-fn plan(args: &CapacityArgs, id: &str) -> Plan {
+fn plan(args: &CapacityArgs, id: &str, mix: Option<Arc<Mix>>) -> Plan {
     Plan {
         warm_up: args.warm_up,
         duration: args.run,
@@ -228,6 +234,7 @@ fn plan(args: &CapacityArgs, id: &str) -> Plan {
         seed: args.seed,
         run_id: format!("b{id}"),
         rule: args.rule(),
+        mix,
     }
 }
 

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use chatpulse_capacity::{Arrivals, LoadReport, Rule};
+use anyhow::Context as _;
+use chatpulse_capacity::{Arrivals, LoadReport, Mix, Rule};
 use clap::{Args, ValueEnum};
 use jiff::{Span, SpanTotal, Unit};
 
@@ -25,6 +26,7 @@ sent when a schedule says, and latencies count from there. docs/capacity.md says
   chatpulse bench capacity --run 10s --warm-up 3s --max-time 5m --batch 1
   chatpulse bench capacity --project 5000/s --retention 90d --json > capacity.json
   chatpulse bench capacity --external --config chatpulse.toml
+  chatpulse bench record-mix --tenant acme > mix.json && chatpulse bench capacity --mix mix.json
   chatpulse bench capacity --stage sink --events 500000
   chatpulse bench capacity --rate 2000/s --levels ''"
 )]
@@ -63,6 +65,9 @@ pub(crate) struct CapacityArgs {
     /// Most events in a request. 1 shows single-event requests.
     #[arg(long, default_value = "50")]
     pub(super) batch: NonZeroU32,
+    /// Sends this recorded mix (see bench record-mix) instead of simulated visits of all five vendors.
+    #[arg(long, value_name = "FILE")]
+    mix: Option<PathBuf>,
     /// Tenants.
     #[arg(long, default_value = "10")]
     pub(super) tenants: NonZeroUsize,
@@ -110,6 +115,17 @@ impl CapacityArgs {
         &self.levels.0
     }
 
+    /// The recorded mix, where one is given.
+    pub(super) fn mix(&self) -> anyhow::Result<Option<Mix>> {
+        let Some(file) = &self.mix else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let mix = Mix::parse(&text).with_context(|| file.display().to_string())?;
+        Ok(Some(mix))
+    }
+
     pub(super) fn rule(&self) -> Rule {
         Rule {
             generator_lag_seconds: self.max_generator_lag.as_secs_f64(),
@@ -119,7 +135,10 @@ impl CapacityArgs {
 
     pub(super) fn load_report(&self, partitions: u32) -> LoadReport {
         LoadReport {
-            mix: "simulated traffic of all five vendors".into(),
+            mix: match &self.mix {
+                Some(file) => format!("recorded mix {}", file.display()),
+                None => "simulated visits of all five vendors".into(),
+            },
             batch: self.batch.get(),
             tenants: self.tenants.get(),
             arrivals: self.arrivals.into(),
@@ -193,7 +212,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// `20s`, `1m 30s`, `200ms`, `90d`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let span: Span = text
         .parse()
         .map_err(|error: jiff::Error| error.to_string())?;

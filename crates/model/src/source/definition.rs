@@ -334,6 +334,39 @@ impl Definition {
         self.document.page.as_ref()
     }
 
+    /// Where a payload has what: the first path of each part (`name`, `time`, `event_id`, `conversation_id`,
+    /// `session_id`, `visitor`, `widget_id`, `platform`, `language`, `link`, `reported_total`), of those that
+    /// are in the payload itself.
+    pub fn places(&self) -> BTreeMap<&'static str, String> {
+        let paths = &self.document.paths;
+        let parts = [
+            ("name", &paths.name),
+            ("time", &paths.time),
+            ("event_id", &paths.event_id),
+            ("conversation_id", &paths.conversation_id),
+            ("session_id", &paths.session_id),
+            ("visitor", &paths.visitor),
+            ("widget_id", &paths.widget_id),
+            ("platform", &paths.platform),
+            ("language", &paths.language),
+            ("link", &paths.link),
+            ("reported_total", &paths.reported_total),
+        ];
+        let first = |paths: &[Path]| match paths.first()? {
+            path @ Path::Native(_) => Some(path.to_string()),
+            Path::PageSession => None,
+        };
+        parts
+            .into_iter()
+            .filter_map(|(part, paths)| Some((part, first(paths)?)))
+            .collect()
+    }
+
+    /// Fields by which its payloads are recognised.
+    pub fn required(&self) -> impl Iterator<Item = String> {
+        self.document.recognise.present.iter().map(Path::to_string)
+    }
+
     /// Every listed field by its path.
     pub fn fields(&self) -> &BTreeMap<String, Treatment> {
         &self.document.fields
