@@ -6,6 +6,7 @@
 //!        └─ crates/capacity ──► load, verdicts, search ──► report: text, JSON, HTML
 //! ```
 
+mod growth;
 mod mix;
 mod options;
 mod part;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, output};
+use growth::GrowthArgs;
 use mix::RecordMixArgs;
 use options::{CapacityArgs, StageName};
 use part::PartArgs;
@@ -47,6 +49,7 @@ pub(crate) struct BenchArgs {
 enum BenchCommand {
     Capacity(Box<CapacityArgs>),
     RecordMix(RecordMixArgs),
+    Growth(GrowthArgs),
     #[command(hide = true)]
     Part(PartArgs),
 }
@@ -65,6 +68,9 @@ pub(crate) async fn run(
     match args.command {
         BenchCommand::Part(args) => part::run(config, args, stop).await,
         BenchCommand::RecordMix(args) => mix::run(config, args).await,
+        BenchCommand::Growth(args) => {
+            tokio::task::spawn_blocking(move || growth::run(&args)).await?
+        }
         BenchCommand::Capacity(args) => capacity(config, file.as_deref(), *args, stop).await,
     }
 }
