@@ -110,7 +110,7 @@ fn levels(report: &Report) -> Markup {
         div.scroll { table {
             thead {
                 tr {
-                    th { "Load" } th.n { "Events/s" }
+                    th.n { "Load" } th.n { "Events/s" }
                     th.n { "Acknowledged p50" } th.n { "p99" } th.n { "p99.9" }
                     th.n { "Queryable p50" } th.n { "p99" } th.n { "p99.9" } th.n { "Followed" } th { "Verdict" }
                 }
@@ -119,7 +119,7 @@ fn levels(report: &Report) -> Markup {
                 @let run = &level.run;
                 @let queryable = run.send_to_queryable.unwrap_or_default();
                 tr {
-                    td { (level.percent) " %" } td.n { (count(run.offered)) }
+                    td.n { (level.percent) " %" } td.n { (count(run.offered)) }
                     (cells(&run.send_to_acknowledged)) (cells(&queryable))
                     td.n { (count(queryable.n as f64)) } td.(tone(&run.verdict)) { (verdict(&run.verdict)) }
                 }

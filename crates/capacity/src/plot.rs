@@ -68,6 +68,7 @@ impl Plot<'_> {
         html! {
             @if points().next().is_some() {
                 figure {
+                    figcaption { (self.title) }
                     ul.legend aria-hidden="true" {
                         @for series in self.series.iter().filter(|series| series.shown().next().is_some()) {
                             li.(series.tone) { (sign(series.mark)) " " span { (series.name) } }
@@ -105,7 +106,6 @@ impl Plot<'_> {
                             }
                         }
                     }
-                    figcaption { (self.title) }
                 }
             }
         }
