@@ -26,7 +26,6 @@ use chatpulse_producer::{
     tenants::{TenantsFile, new_tenant},
 };
 use clap::Args;
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::output;
@@ -188,7 +187,7 @@ impl Core {
                 self.record(&format!("t{}", subject.tenant), &Self::item(subject))
             });
             let records: Vec<Vec<u8>> = records.collect::<Result<_, _>>()?;
-            let before = cpu_us();
+            let before = cpu_us()?;
             for record in &records {
                 let reading = read(record, &self.raw, self.catalog);
                 debug_assert!(matches!(reading, Reading::Mapped(..)));
@@ -199,7 +198,7 @@ impl Core {
                 offset += 1;
                 black_box(self.events.encode(&fold.apply(position, reading))?);
             }
-            used += cpu_us() - before;
+            used += cpu_us()? - before;
             done += portion;
         }
         Ok(used / count as f64)
@@ -265,18 +264,18 @@ impl Core {
         let path = folder.join("tenants.toml");
         std::fs::write(&path, toml::to_string(&file)?)?;
         drop(file);
-        let before = cpu_us();
+        let before = cpu_us()?;
         let tenants = Tenants::load(&path)?;
-        let load_ms = (cpu_us() - before) / 1e3;
+        let load_ms = (cpu_us()? - before) / 1e3;
         let snapshot = tenants.snapshot();
-        let before = cpu_us();
+        let before = cpu_us()?;
         for number in 0..MEASURED {
             let key = &keys[(number.wrapping_mul(7_919_333) % size as u64) as usize];
             let grant = snapshot.authenticate(key);
             ensure!(grant.is_ok(), "a write key is not known");
             black_box(grant.ok());
         }
-        let authenticate_us = (cpu_us() - before) / MEASURED as f64;
+        let authenticate_us = (cpu_us()? - before) / MEASURED as f64;
         let mut fold = PartitionFold::new(0, Horizon::default());
         let enrich_us = self.enrich(&mut fold, MEASURED, |n| Subject {
             tenant: n % size as u64,
@@ -298,15 +297,14 @@ impl Core {
                 text,
                 ..subject(n % 1_000, n)
             };
-            let mut bytes = 0;
-            let mut used = 0.0;
+            let items: Vec<String> = (0..PORTION).map(|n| Self::item(subject(n))).collect();
+            let bytes = items.iter().map(String::len).sum::<usize>() / items.len();
+            let before = cpu_us()?;
             for number in 0..count {
-                let item = Self::item(subject(number));
-                bytes = item.len();
-                let before = cpu_us();
-                black_box(self.record("t0", &item)?);
-                used += cpu_us() - before;
+                let item = &items[(number % PORTION) as usize];
+                black_box(self.record("t0", item)?);
             }
+            let used = cpu_us()? - before;
             let mut fold = PartitionFold::new(0, Horizon::default());
             found.push(OfSize {
                 bytes,
@@ -333,10 +331,14 @@ fn powers(first: u64, last: u64) -> impl Iterator<Item = u64> {
     tens.take_while(move |size| *size < last).chain([last])
 }
 
-/// CPU time of this thread, µs.
-fn cpu_us() -> f64 {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    now.tv_sec as f64 * 1e6 + now.tv_nsec as f64 / 1e3
+/// CPU time of this thread, µs; on Linux only.
+fn cpu_us() -> anyhow::Result<f64> {
+    let file = "/proc/thread-self/schedstat";
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("CPU time cannot be told: {file}"))?;
+    let nanos = text.split_ascii_whitespace().next();
+    let nanos: f64 = nanos.context("no CPU time")?.parse()?;
+    Ok(nanos / 1e3)
 }
 
 /// Memory that this process holds now; bytes.
