@@ -43,7 +43,6 @@ struct Row {
     size: f64,
     /// Share that names a conversation.
     in_conversation: f64,
-    conversations: u64,
 }
 
 /// The name that stands for all undocumented ones: a stranger has chosen those.
@@ -74,8 +73,7 @@ pub(super) async fn run(config: Config, args: RecordMixArgs) -> anyhow::Result<b
          countIf(outcome = 'rejected') AS rejected, countIf(outcome = 'duplicate') AS duplicate, \
          countIf(outcome = 'accepted') AS accepted, \
          avg(arraySum(value -> length(value), mapValues(properties))) AS size, \
-         countIf(conversation_id IS NOT NULL) / count() AS in_conversation, \
-         uniqIf(conversation_id, outcome = 'accepted') AS conversations \
+         countIf(conversation_id IS NOT NULL) / count() AS in_conversation \
          FROM events WHERE tenant = '{}' AND received_at >= now64() - toIntervalSecond({}) \
          GROUP BY source, name ORDER BY source, name \
          SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT JSONEachRow",
@@ -88,7 +86,15 @@ pub(super) async fn run(config: Config, args: RecordMixArgs) -> anyhow::Result<b
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()
         .context("ClickHouse answers something else than rows")?;
-    let mix = mix(&rows, stages.catalog);
+    let sql = format!(
+        "SELECT greatest(1, ifNotFinite(count() / uniqExact(source, conversation_id), 1)) FROM events \
+         WHERE tenant = '{}' AND received_at >= now64() - toIntervalSecond({}) \
+         AND outcome = 'accepted' AND conversation_id IS NOT NULL FORMAT TSV",
+        args.tenant,
+        args.since.as_secs()
+    );
+    let events_per_conversation = address.query(&sql).await?.trim().parse()?;
+    let mix = mix(&rows, events_per_conversation, stages.catalog);
     ensure!(
         !mix.events.is_empty(),
         "no accepted event of tenant {:?} came in that time",
@@ -98,7 +104,7 @@ pub(super) async fn run(config: Config, args: RecordMixArgs) -> anyhow::Result<b
     Ok(true)
 }
 
-fn mix(rows: &[Row], catalog: &Catalog) -> Mix {
+fn mix(rows: &[Row], events_per_conversation: f64, catalog: &Catalog) -> Mix {
     let events: Vec<MixEvent> = rows
         .iter()
         .filter(|row| row.accepted > 0)
@@ -120,11 +126,9 @@ fn mix(rows: &[Row], catalog: &Catalog) -> Mix {
     let (accepted, duplicate) = (sum(|row| row.accepted), sum(|row| row.duplicate));
     let rejected = sum(|row| row.rejected);
     let share = |part: f64| (part / (accepted + duplicate + rejected).max(1.0)).min(0.9);
-    // Of each event type by itself: the longest list of conversations is the nearest to all.
-    let conversations = rows.iter().map(|row| row.conversations).max().unwrap_or(0);
     Mix {
         format: Mix::FORMAT,
-        events_per_conversation: (accepted / conversations.max(1) as f64).max(1.0),
+        events_per_conversation,
         duplicates: share(duplicate),
         rejected: share(rejected),
         events,
@@ -224,7 +228,6 @@ mod tests {
             accepted: 97,
             size: 40.0,
             in_conversation: 1.0,
-            conversations: 10,
         }
     }
 
@@ -241,7 +244,7 @@ mod tests {
         };
         for definition in Catalog::builtin().iter() {
             for name in definition.events().keys() {
-                let mix = mix(&[row(definition.name(), name)], Catalog::builtin());
+                let mix = mix(&[row(definition.name(), name)], 8.0, Catalog::builtin());
                 let text = mix.events[0]
                     .template
                     .replace("\"{{time_ms}}\"", "1794999999000")
@@ -259,7 +262,7 @@ mod tests {
     #[test]
     fn a_mix_has_the_shares_that_were_counted_and_can_be_read_again() {
         let rows = [row("watermelon", "widget_opened"), row("watermelon", "")];
-        let mix = mix(&rows, Catalog::builtin());
+        let mix = mix(&rows, 19.4, Catalog::builtin());
         assert!((mix.duplicates - 0.02).abs() < 1e-9 && (mix.rejected - 0.01).abs() < 1e-9);
         assert!((mix.events_per_conversation - 19.4).abs() < 1e-9);
         assert_eq!(mix.events[1].name, UNDOCUMENTED);
