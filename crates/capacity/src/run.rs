@@ -200,6 +200,18 @@ impl Bench {
         Ok(acknowledged)
     }
 
+    /// Sends a few events and waits until they have come through: joining groups and first connections are not
+    /// what is measured.
+    ///
+    /// # Errors
+    /// When a part fails, or they do not come through.
+    pub async fn prime(&mut self, events: u64) -> Result<(), CapacityError> {
+        let before = self.done().await?.unwrap_or(0);
+        let acknowledged = self.fill(events).await?;
+        let followed = Markers::new(String::new());
+        self.settle(before + acknowledged, &followed).await
+    }
+
     async fn salvo(
         &mut self,
         rate: f64,

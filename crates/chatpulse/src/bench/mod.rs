@@ -57,6 +57,9 @@ enum BenchCommand {
 /// Records that are read to learn what a record takes in Kafka.
 const WEIGHED: u64 = 200_000;
 
+/// Events before the first run.
+const PRIMED: u64 = 200;
+
 /// Runs a benchmark until its end or `stop`; `file` is the configuration file that was given. False where
 /// no rate was sustained, or the result is partial.
 pub(crate) async fn run(
@@ -187,6 +190,7 @@ async fn steps(
         *drain = Some(drained(site, (stage, total)).await?);
         return Ok(End::Done);
     }
+    bench.prime(PRIMED).await?;
     let deadline = Instant::now() + args.max_time;
     let rate = match args.rate {
         Some(rate) => {
