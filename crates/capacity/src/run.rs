@@ -324,7 +324,8 @@ impl Bench {
             used: (used_before.as_deref(), used_after.as_slice()),
         };
         let run = seen.summary(&plan, &self.target, self.watch.has_store());
-        (self.progress)(&crate::text::line(self.numbers, &run));
+        let number = self.runs.len() + self.levels.len() + 1;
+        (self.progress)(&crate::text::line(number, &run));
         Ok(run)
     }
 

@@ -60,7 +60,7 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
 }
 
 /// The line that tells of a run while the benchmark goes on.
-pub(crate) fn line(number: u64, run: &Run) -> String {
+pub(crate) fn line(number: usize, run: &Run) -> String {
     let latency = run.send_to_queryable.unwrap_or(run.send_to_acknowledged);
     format!(
         "run {number}: {}/s offered, {}/s acknowledged{}; p99 {}; {}",
