@@ -109,15 +109,15 @@ async fn one_poisoned_row_among_thousands_is_found_in_few_cuts() {
 async fn a_storm_of_poison_is_stored_as_rejections_and_sound_rows_among_it_as_they_are() {
     let world = World::new("storm").await;
     world.execute(REFUSING).await;
-    world.write_raw(300).await;
+    world.write_raw(150).await;
     world
-        .write_events((0..300).map(|n| if n % 7 == 0 { event(n) } else { poison(n) }))
+        .write_events((0..150).map(|n| if n % 7 == 0 { event(n) } else { poison(n) }))
         .await;
-    let sink = world.store_until(300, 100).await;
-    until(async || world.audit(300).await.balanced).await;
-    let books = &world.audit(300).await.tenants[0];
-    assert_eq!((books.accepted, books.rejected), (43, 257));
-    assert_eq!(sink.metric("refused_total"), 257.0);
+    let sink = world.store_until(150, 100).await;
+    until(async || world.audit(150).await.balanced).await;
+    let books = &world.audit(150).await.tenants[0];
+    assert_eq!((books.accepted, books.rejected), (22, 128));
+    assert_eq!(sink.metric("refused_total"), 128.0);
     sink.stop().await;
 }
 
