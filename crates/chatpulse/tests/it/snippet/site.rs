@@ -228,7 +228,10 @@ fn add_tenant(
         assert!(own.contains(from), "{from} is not in {own}");
         own.replacen(from, to, 1)
     });
-    std::fs::write(file, format!("{before}{own}")).unwrap();
+    // Others read the file meanwhile: whole, before or after.
+    let new = format!("{file}.new");
+    std::fs::write(&new, format!("{before}{own}")).unwrap();
+    std::fs::rename(new, file).unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
