@@ -87,6 +87,16 @@ impl Admin {
         Ok(self.topics(CALL_TIMEOUT).await?.get(topic).copied())
     }
 
+    /// The numbers of partitions of those of `topics` that exist. Never creates one.
+    pub(crate) async fn partition_counts(
+        &self,
+        topics: &[String],
+    ) -> Result<BTreeMap<String, i32>, KafkaError> {
+        let mut existing = self.topics(CALL_TIMEOUT).await?;
+        existing.retain(|name, _| topics.contains(name));
+        Ok(existing)
+    }
+
     /// Adds partitions to the existing topics that have fewer than their spec says, one topic after the other in the
     /// order given, and waits until they are there. Members of groups notice within
     /// `topic.metadata.refresh.interval.ms`.

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use serde::Deserialize;
 
 use crate::error::KafkaError;
+
+const METADATA_REFRESH: &str = "topic.metadata.refresh.interval.ms";
 
 /// How to reach the brokers; shared by every client of a process.
 #[derive(Clone, Deserialize)]
@@ -142,25 +145,38 @@ impl KafkaConfig {
             ("session.timeout.ms", "10000"),
             ("heartbeat.interval.ms", "1000"),
             ("max.poll.interval.ms", "120000"),
-            // New partitions are shared out within this time, and not within librdkafka's five minutes.
-            ("topic.metadata.refresh.interval.ms", "30000"),
+            // A commit that the broker does not answer fails within this time and two retries; in librdkafka's minute
+            // and two more, the group would have given the partition to another long before.
+            ("socket.timeout.ms", "10000"),
         ]);
         client
             .set("group.id", group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
+            // Never, see the group: what the operator set is how often it looks itself.
+            .set(METADATA_REFRESH, "-1")
             .set("partition.assignment.strategy", "range");
         Ok(client)
     }
 
     pub(crate) fn producer(&self) -> Result<ClientConfig, KafkaError> {
         self.validate()?;
-        let mut client = self.with_defaults(&[("topic.metadata.refresh.interval.ms", "30000")]);
+        let mut client = self.with_defaults(&[(METADATA_REFRESH, "30000")]);
         client
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("partitioner", "murmur2_random");
         Ok(client)
+    }
+
+    /// How often it is looked whether partitions were added: as often as librdkafka is told to, else every 30 s and not
+    /// every five minutes as by its default.
+    pub(crate) fn metadata_refresh_interval(&self) -> Duration {
+        let overridden = self.overrides.get(METADATA_REFRESH);
+        let positive = overridden
+            .and_then(|text| text.parse().ok())
+            .filter(|ms| *ms > 0);
+        Duration::from_millis(positive.unwrap_or(30_000))
     }
 
     /// The common settings over `defaults`: what the operator overrides wins.

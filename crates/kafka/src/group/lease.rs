@@ -3,20 +3,26 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Revoked first (the task should return, and may still commit what it has finished), then ended (no commit any
-/// more). A commit under way holds the end back, so none is sent after it.
-#[derive(Debug)]
+/// Revoked first (the task should return, and may still commit what it has finished), then ended (no commit is begun
+/// any more). A commit under way goes on, however long its answer takes, and holds nobody back who does not ask for it.
+#[derive(Debug, Default)]
 pub(super) struct Lease {
     revoked: AtomicBool,
-    held: Mutex<bool>,
+    commits: Mutex<Commits>,
 }
 
-impl Default for Lease {
-    fn default() -> Self {
-        Self {
-            revoked: AtomicBool::new(false),
-            held: Mutex::new(true),
-        }
+#[derive(Debug, Default)]
+struct Commits {
+    ended: bool,
+    under_way: usize,
+}
+
+/// A commit under way, until dropped.
+struct UnderWay<'a>(&'a Lease);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.lock().under_way -= 1;
     }
 }
 
@@ -31,24 +37,34 @@ impl Lease {
 
     pub(super) fn end(&self) {
         self.revoke();
-        *self.lock() = false;
+        self.lock().ended = true;
     }
 
     /// Does `commit` unless the lease has ended; then `None`.
     pub(super) fn while_held<T>(&self, commit: impl FnOnce() -> T) -> Option<T> {
-        let held = self.lock();
-        held.then(commit)
+        let mut commits = self.lock();
+        if commits.ended {
+            return None;
+        }
+        commits.under_way += 1;
+        drop(commits);
+        let _under_way = UnderWay(self);
+        Some(commit())
     }
 
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a commit that was begun is not answered yet.
+    pub(super) fn is_committing(&self) -> bool {
+        self.lock().under_way > 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, mpsc};
 
     #[test]
     fn a_revoked_lease_lets_the_last_commit_through_and_an_ended_one_does_not() {
@@ -60,35 +76,16 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_does_not_end_in_the_middle_of_a_commit() {
-        let lease = Arc::new(Lease::default());
-        let (entered, wait_entered) = mpsc::channel();
-        let (leave, wait_leave) = mpsc::channel::<()>();
-        let committing = {
-            let lease = Arc::clone(&lease);
-            std::thread::spawn(move || {
-                lease.while_held(|| {
-                    entered.send(()).expect("test waits");
-                    wait_leave.recv().expect("test answers");
-                })
-            })
-        };
-        wait_entered.recv().expect("the commit began");
-        let (ended, wait_ended) = mpsc::channel();
-        let ending = {
-            let lease = Arc::clone(&lease);
-            std::thread::spawn(move || {
-                lease.end();
-                ended.send(()).expect("test waits");
-            })
-        };
-        assert!(
-            wait_ended.try_recv().is_err(),
-            "the lease ended while a commit was under way"
-        );
-        leave.send(()).expect("the commit waits");
-        wait_ended.recv().expect("the lease ends after the commit");
-        assert!(committing.join().expect("no panic").is_some());
-        ending.join().expect("no panic");
+    fn a_lease_ends_at_once_and_tells_of_a_commit_that_is_not_answered() {
+        let lease = Lease::default();
+        let answered = lease.while_held(|| {
+            // What the group's thread does meanwhile.
+            lease.end();
+            assert!(lease.is_committing());
+            assert_eq!(lease.while_held(|| 2), None, "a commit began after the end");
+            1
+        });
+        assert_eq!(answered, Some(1));
+        assert!(!lease.is_committing());
     }
 }

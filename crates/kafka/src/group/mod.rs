@@ -5,9 +5,15 @@
 //!                        ▲                     ▲                            │
 //!                        └── Accept, Release ──┴──────── Ended ◄────────────┘
 //! ```
+//!
+//! The member's client never looks at its topics by itself: librdkafka that sees them change (partitions were added, a
+//! topic was made or deleted) joins again at once, also while it waits for a revocation to be answered. Then tasks of
+//! the old generation commit with the new one's number, and an assignment comes in the middle of a release. So the
+//! topics are watched beside it ([`watch`]), and a member whose topics have changed leaves in good order and joins anew.
 
 mod lease;
 mod state;
+mod watch;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -20,11 +26,12 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use self::lease::Lease;
 use self::state::{Effect, Event, Member};
+use self::watch::Watch;
 use crate::batch::{Batch, BatchLimit};
 use crate::config::KafkaConfig;
 use crate::error::{Disposition, GroupError, KafkaError};
@@ -33,6 +40,10 @@ use crate::reader::{PartitionReader, TopicPartition, Watermarks, committed, log_
 /// How often the member looks for ended tasks and for its deadline.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long a release waits for a commit's answer. By then its request has long been queued, before the release is;
+/// librdkafka keeps that order, and joins again only when all commits are answered.
+const COMMIT_QUEUED: Duration = Duration::from_secs(5);
+
 /// Which group to join, for what.
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
@@ -40,7 +51,8 @@ pub struct GroupConfig {
     pub kafka: KafkaConfig,
     /// The group's name.
     pub group: String,
-    /// Topics whose partitions are shared out among the members (range assignor).
+    /// Topics whose partitions are shared out among the members (range assignor). Partitions added later are shared
+    /// out too, within two `topic.metadata.refresh.interval.ms` (30 s unless overridden).
     pub topics: Vec<String>,
     /// How long a task may take to return after its partition was revoked or the shutdown began. After that it is
     /// abandoned: it can no longer commit, and the partition is released without it. Keep it below
@@ -68,19 +80,52 @@ where
     E: Error + Send + Sync + 'static,
     F: Fn(Partition) -> Result<(), E> + Send + Sync + 'static,
 {
-    let stop = shutdown.child_token();
-    let _stop_when_dropped = stop.clone().drop_guard();
+    let task = Arc::new(task);
+    let watch = Watch::new(&config)?;
+    loop {
+        // Before joining: what is added afterwards is seen as a change.
+        let topics = watch.look().await?;
+        let stop = shutdown.child_token();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let mut member = std::pin::pin!(join(config.clone(), Arc::clone(&task), stop.clone())?);
+        let left = tokio::select! {
+            left = &mut member => left,
+            () = watch.change(&topics) => {
+                tracing::info!(group = config.group, "topics have changed: joining the group anew");
+                stop.cancel();
+                member.await
+            }
+        };
+        left?;
+        if shutdown.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+/// Joins the group on a thread of its own; the future is how the member left it.
+fn join<E, F>(
+    config: GroupConfig,
+    task: Arc<F>,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = Result<(), GroupError<E>>>, KafkaError>
+where
+    E: Error + Send + Sync + 'static,
+    F: Fn(Partition) -> Result<(), E> + Send + Sync + 'static,
+{
     let (done, outcome) = tokio::sync::oneshot::channel();
     spawn(format!("group {}", config.group), move || {
-        let outcome = Driver::new(config, Arc::new(task)).and_then(|driver| driver.run(&stop));
+        let outcome = Driver::new(config, task).and_then(|driver| driver.run(&stop));
         // Nobody listens any more when the future was dropped.
         let _ = done.send(outcome);
     })?;
-    outcome.await.unwrap_or_else(|_| {
-        Err(KafkaError::Client {
-            reason: "the group's thread panicked".to_owned(),
-        }
-        .into())
+    Ok(async {
+        outcome.await.unwrap_or_else(|_| {
+            Err(KafkaError::Client {
+                reason: "the group's thread panicked".to_owned(),
+            }
+            .into())
+        })
     })
 }
 
@@ -187,8 +232,9 @@ impl Partition {
         committed(&consumer, partitions)
     }
 
-    /// Commits the offsets, of any topics, in one request, and waits for the broker's answer. All are stored or an
-    /// error is returned. The commit carries the group's generation, and none is sent after the partition was
+    /// Commits the offsets, of any topics, in one request, and waits for the broker's answer: with brokers that do not
+    /// answer for about seven times `socket.timeout.ms` (10 s unless overridden), then it has failed. All are stored or
+    /// an error is returned. The commit carries the group's generation, and none is sent after the partition was
     /// released: an owner of the past cannot overwrite a newer one.
     ///
     /// # Errors
@@ -302,6 +348,13 @@ struct Driver<E: Error + Send + Sync + 'static, F> {
     consumer: Arc<MemberConsumer>,
     member: Member,
     leases: BTreeMap<TopicPartition, Arc<Lease>>,
+    /// Leases that ended while a commit was under way.
+    ending: Vec<Arc<Lease>>,
+    /// Since when the assignment is to be given back, and waits for those.
+    release: Option<Instant>,
+    /// Since when the group is to give this member an assignment.
+    joining: Option<Instant>,
+    join_limit: Duration,
     ended: (mpsc::Sender<Ended<E>>, mpsc::Receiver<Ended<E>>),
     failure: Option<GroupError<E>>,
 }
@@ -312,9 +365,9 @@ where
     F: Fn(Partition) -> Result<(), E> + Send + Sync + 'static,
 {
     fn new(config: GroupConfig, task: Arc<F>) -> Result<Self, GroupError<E>> {
-        let consumer: MemberConsumer = config
-            .kafka
-            .member(&config.group)?
+        let client = config.kafka.member(&config.group)?;
+        let join_limit = join_limit(&client);
+        let consumer: MemberConsumer = client
             .create_with_context(MemberContext::default())
             .map_err(KafkaError::from_create)?;
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
@@ -327,13 +380,17 @@ where
             task,
             consumer: Arc::new(consumer),
             leases: BTreeMap::new(),
+            ending: Vec::new(),
+            release: None,
+            joining: Some(Instant::now()),
+            join_limit,
             ended: mpsc::channel(),
             failure: None,
         })
     }
 
     fn run(mut self, stop: &CancellationToken) -> Result<(), GroupError<E>> {
-        while !self.member.has_left() {
+        while !self.member.has_left() || self.release.is_some() {
             self.poll();
             let events = std::mem::take(&mut self.consumer.context().inbox().events);
             for event in events {
@@ -346,6 +403,8 @@ where
                 self.step(Event::Stop);
             }
             self.step(Event::Tick);
+            self.give_back();
+            self.check_joining();
         }
         self.failure.map_or(Ok(()), Err)
     }
@@ -426,9 +485,9 @@ where
                 for partition in self.leases.keys().cloned().collect::<Vec<_>>() {
                     self.end_lease(&partition);
                 }
-                self.consumer
-                    .unassign()
-                    .map_err(|error| KafkaError::from_native("giving partitions back", &error))
+                self.release = Some(Instant::now());
+                self.give_back();
+                Ok(())
             }
             Effect::Leave => {
                 // The driver ends next, and closing its client leaves the group. Nothing may be given
@@ -439,7 +498,39 @@ where
         }
     }
 
-    fn accept(&self, partitions: &[TopicPartition]) -> Result<(), KafkaError> {
+    /// Gives the assignment back when it is to be, and no commit can come after it.
+    fn give_back(&mut self) {
+        let Some(since) = self.release else {
+            return;
+        };
+        self.ending.retain(|lease| lease.is_committing());
+        if !self.ending.is_empty() && since.elapsed() < COMMIT_QUEUED {
+            return;
+        }
+        self.release = None;
+        self.joining = Some(Instant::now());
+        if let Err(error) = self.consumer.unassign() {
+            self.fail(KafkaError::from_native("giving partitions back", &error).into());
+        }
+    }
+
+    /// A member that is given nothing for longer than any group takes to come together is made anew.
+    fn check_joining(&mut self) {
+        if self
+            .joining
+            .is_some_and(|since| since.elapsed() > self.join_limit)
+        {
+            self.fail(GroupError::Kafka(KafkaError::Timeout {
+                action: "joining the consumer group",
+                after: self.join_limit,
+            }));
+        }
+    }
+
+    fn accept(&mut self, partitions: &[TopicPartition]) -> Result<(), KafkaError> {
+        // It takes the place of the one before.
+        self.release = None;
+        self.joining = None;
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         let failed = |error: Native| KafkaError::from_native("accepting partitions", &error);
         for partition in partitions {
@@ -473,8 +564,18 @@ where
     fn end_lease(&mut self, partition: &TopicPartition) {
         if let Some(lease) = self.leases.remove(partition) {
             lease.end();
+            if lease.is_committing() {
+                self.ending.push(lease);
+            }
         }
     }
+}
+
+/// A group comes together when its slowest member has answered, or is left out, after `max.poll.interval.ms`.
+fn join_limit(client: &ClientConfig) -> Duration {
+    let longest = client.get("max.poll.interval.ms");
+    let longest = longest.and_then(|text| text.parse().ok());
+    2 * Duration::from_millis(longest.unwrap_or(300_000))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -9,6 +9,9 @@
 //! Two rules hold in every order of events. A partition never has two tasks: one that outlived its deadline is
 //! abandoned (it can no longer commit), and its successor starts only after it has ended. And the assignment is
 //! released, which lets another member have it, only when every task has ended or was abandoned.
+//!
+//! And a third: what is assigned last has its tasks. An assignment that comes before the one before it was given back
+//! ends that one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -132,13 +135,22 @@ impl Member {
         if self.phase == Phase::Left {
             return;
         }
+        // Tasks of a generation that is over, if the client library has joined again without waiting for their end.
+        self.abandon_all();
         self.effects.push(Effect::Accept(partitions.clone()));
-        // While releasing it is only accepted so that it can be given back.
+        if let Phase::Releasing {
+            then: Then::Stay, ..
+        } = self.phase
+        {
+            self.phase = Phase::Steady;
+        }
+        // While leaving it is only accepted so that it can be given back.
         if self.phase == Phase::Steady {
+            self.waiting.clear();
             for partition in partitions {
                 if self.abandoned.contains(&partition) {
                     self.waiting.insert(partition);
-                } else if !self.tasks.contains_key(&partition) {
+                } else {
                     self.start(partition);
                 }
             }
@@ -286,6 +298,31 @@ mod tests {
     }
 
     #[test]
+    fn an_assignment_that_comes_before_the_last_is_given_back_has_its_tasks_and_those_before_commit_no_more()
+     {
+        let now = Instant::now();
+        let mut member = Member::new(PATIENCE);
+        member.on(now, Event::Assigned(partitions(&[0, 1])));
+        member.on(now, Event::Revoked { lost: false });
+        assert_eq!(
+            member.on(now, Event::Assigned(partitions(&[1, 2]))),
+            [
+                Effect::Abandon(only(0)),
+                Effect::Abandon(only(1)),
+                Effect::Accept(partitions(&[1, 2])),
+                Effect::Start(only(2))
+            ]
+        );
+        // Nothing is given back any more.
+        assert_eq!(member.on(now, Event::Ended(only(0))), []);
+        assert_eq!(
+            member.on(now, Event::Ended(only(1))),
+            [Effect::Start(only(1))]
+        );
+        assert_eq!(member.on(now + PATIENCE, Event::Tick), []);
+    }
+
+    #[test]
     fn a_stop_during_a_revocation_leaves_when_the_tasks_have_ended() {
         let now = Instant::now();
         let mut member = Member::new(PATIENCE);
@@ -319,8 +356,7 @@ mod tests {
     }
 
     proptest! {
-        /// Threads end whenever they like, also ones that were abandoned; the coordinator assigns only what was
-        /// released.
+        /// Threads end whenever they like, also ones that were abandoned; the coordinator assigns whenever it likes.
         #[test]
         fn no_partition_ever_has_two_tasks_and_none_is_released_under_a_task_that_may_commit(
             steps in prop::collection::vec(step(), 0..60)
@@ -329,29 +365,41 @@ mod tests {
             let mut member = Member::new(PATIENCE);
             let mut threads: Vec<TopicPartition> = Vec::new();
             let mut may_commit: BTreeSet<TopicPartition> = BTreeSet::new();
-            let mut held = false;
+            // What is assigned, but for what a task has ended of by itself.
+            let mut owed: Option<BTreeSet<TopicPartition>> = None;
+            let mut stopping = false;
             let mut releasing_since = None;
             for step in steps {
                 let event = match step {
-                    Step::Assigned(_) if held || member.has_left() => continue,
-                    Step::Assigned(numbers) => { held = true; Event::Assigned(partitions(&numbers)) }
-                    Step::Revoked(_) if !held => continue,
+                    Step::Assigned(_) if member.has_left() => continue,
+                    Step::Assigned(numbers) => {
+                        owed = Some(partitions(&numbers).into_iter().collect());
+                        if !stopping { releasing_since = None; }
+                        Event::Assigned(partitions(&numbers))
+                    }
+                    Step::Revoked(_) if owed.is_none() => continue,
                     Step::Revoked(lost) => { releasing_since.get_or_insert(now); Event::Revoked { lost } }
                     Step::End(_) if threads.is_empty() => continue,
                     Step::End(pick) => {
                         let ended = threads.swap_remove(pick % threads.len());
-                        may_commit.remove(&ended);
+                        if may_commit.remove(&ended) && let Some(owed) = &mut owed {
+                            owed.remove(&ended);
+                        }
                         Event::Ended(ended)
                     }
                     Step::Stop if member.has_left() => continue,
-                    Step::Stop => { releasing_since.get_or_insert(now); Event::Stop }
+                    Step::Stop => { stopping = true; releasing_since.get_or_insert(now); Event::Stop }
                     Step::Wait(seconds) => { now += Duration::from_secs(seconds); Event::Tick }
                 };
                 for effect in member.on(now, event) {
                     match effect {
-                        Effect::Accept(_) => prop_assert!(held),
+                        Effect::Accept(_) => {
+                            prop_assert!(owed.is_some());
+                            prop_assert!(may_commit.is_empty(), "of the assignment before: {may_commit:?}");
+                        }
                         Effect::Start(partition) => {
-                            prop_assert!(held, "started without an assignment");
+                            prop_assert!(owed.as_ref().is_some_and(|owed| owed.contains(&partition)),
+                                "started without an assignment");
                             prop_assert!(!threads.contains(&partition), "two tasks of {partition}");
                             may_commit.insert(partition.clone());
                             threads.push(partition);
@@ -360,14 +408,18 @@ mod tests {
                         Effect::Abandon(partition) => { may_commit.remove(&partition); }
                         Effect::Release => {
                             prop_assert!(may_commit.is_empty(), "released under {may_commit:?}");
-                            held = false;
+                            owed = None;
                             releasing_since = None;
                         }
-                        Effect::Leave => prop_assert!(!held && may_commit.is_empty()),
+                        Effect::Leave => prop_assert!(owed.is_none() && may_commit.is_empty()),
                     }
                 }
-                if let Some(since) = releasing_since {
-                    prop_assert!(now < since + PATIENCE, "a release was held back past its deadline");
+                match releasing_since {
+                    Some(since) => prop_assert!(now < since + PATIENCE, "a release was held back past its deadline"),
+                    None => for partition in owed.iter().flatten() {
+                        // Its task, or one of before that it waits for.
+                        prop_assert!(threads.contains(partition), "nobody reads {partition}");
+                    }
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use chatpulse_kafka::{
@@ -167,6 +167,105 @@ async fn a_second_member_takes_over_part_of_the_partitions_after_their_tasks_hav
     }
 }
 
+/// Which member reads what.
+#[derive(Default)]
+struct Readers {
+    now: BTreeSet<(&'static str, TopicPartition)>,
+    was_asked_to_end: bool,
+    /// What became of commits of tasks whose partitions others read already.
+    late_commits: Vec<Result<(), Disposition>>,
+}
+
+impl Readers {
+    fn are(&self, names: &[&str]) -> bool {
+        let now: BTreeSet<_> = self.now.iter().map(|(name, _)| *name).collect();
+        now.iter().eq(names)
+    }
+}
+
+/// librdkafka that sees its topics change joins again at once, also while it waits for the answer to a revocation: the
+/// next assignment then came before the answer, which gave it back, and the member stayed and read nothing. Nor may what
+/// the slow tasks still commit go under the number of the next generation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_topics_change_while_its_tasks_are_slow_to_end_reads_on_afterwards() {
+    let mut cluster = Cluster::with_topics(&["t"], 2);
+    for (setting, value) in [
+        ("session.timeout.ms", "3000"),
+        ("heartbeat.interval.ms", "100"),
+        ("topic.metadata.refresh.interval.ms", "200"),
+    ] {
+        let overrides = &mut cluster.config.overrides;
+        overrides.insert(setting.to_owned(), value.to_owned());
+    }
+    let readers = Arc::new((Mutex::new(Readers::default()), Condvar::new()));
+    let stop = CancellationToken::new();
+    let member = |name: &'static str, topics: &[&str]| {
+        let config = GroupConfig {
+            topics: topics.iter().map(ToString::to_string).collect(),
+            ..config(&cluster, DEADLINE)
+        };
+        let readers = Arc::clone(&readers);
+        let task = move |mut partition: Partition| -> Result<(), KafkaError> {
+            let (state, changed) = &*readers;
+            let id = partition.id().clone();
+            let reader = (name, id.clone());
+            let lock = || state.lock().expect("no panic");
+            lock().now.insert(reader.clone());
+            changed.notify_all();
+            partition.seek(0)?;
+            while !matches!(partition.next_batch(&limit(10))?, Next::Revoked) {}
+            let mut state = lock();
+            state.was_asked_to_end = true;
+            changed.notify_all();
+            if state.are(&["one"]) {
+                let is_alone = |state: &mut Readers| state.are(&["one"]);
+                drop(
+                    changed
+                        .wait_timeout_while(state, DEADLINE / 2, is_alone)
+                        .expect("no panic"),
+                );
+                let late = partition.commit(&[(id, 5)]);
+                state = lock();
+                state
+                    .late_commits
+                    .push(late.map_err(|error| error.disposition()));
+            }
+            state.now.remove(&reader);
+            changed.notify_all();
+            Ok(())
+        };
+        tokio::spawn(run_group(config, task, stop.clone()))
+    };
+    let until = |reached: fn(&Readers) -> bool| {
+        let readers = Arc::clone(&readers);
+        let waiting = tokio::task::spawn_blocking(move || {
+            let (state, changed) = &*readers;
+            let not_yet = |state: &mut Readers| !reached(state);
+            let state = state.lock().expect("no panic");
+            let (state, waited) = changed
+                .wait_timeout_while(state, DEADLINE, not_yet)
+                .expect("no panic");
+            assert!(!waited.timed_out(), "in the end: {:?}", state.now);
+        });
+        async { waiting.await.expect("reached") }
+    };
+    let one = member("one", &["t", "new"]);
+    until(|readers| readers.now.len() == 2).await;
+    let two = member("two", &["t"]);
+    until(|readers| readers.was_asked_to_end).await;
+    cluster.mock.create_topic("new", 2, 1).expect("topic");
+    until(|readers| readers.are(&["two"])).await;
+    until(|readers| readers.now.len() == 4 && readers.are(&["one", "two"])).await;
+    assert_eq!(
+        readers.0.lock().expect("no panic").late_commits,
+        [Err(Disposition::Fenced), Err(Disposition::Fenced)]
+    );
+    stop.cancel();
+    for member in [one, two] {
+        member.await.expect("no panic").expect("a clean end");
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("poison")]
 struct Poison;
@@ -254,6 +353,48 @@ async fn a_task_that_outstays_the_patience_can_commit_no_more() {
         .await
         .expect("no panic");
     assert_eq!(refused, Err(Disposition::Fenced));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_not_answered_does_not_hold_the_member_back() {
+    let mut cluster = Cluster::with_topics(&["t"], 1);
+    // Of the commit: longer than the test.
+    cluster
+        .config
+        .overrides
+        .insert("socket.timeout.ms".to_owned(), "60000".to_owned());
+    let (sender, begun) = channel();
+    let report = shared(sender);
+    let (release, released) = channel::<()>();
+    let released = Mutex::new(released);
+    let stop = CancellationToken::new();
+    let member = tokio::spawn(run_group(
+        config(&cluster, Duration::from_millis(200)),
+        move |partition: Partition| -> Result<(), KafkaError> {
+            report(());
+            released
+                .lock()
+                .expect("no panic")
+                .recv()
+                .expect("the broker falls silent");
+            partition.commit(&[(partition.id().clone(), 5)])
+        },
+        stop.clone(),
+    ));
+    tokio::task::spawn_blocking(move || next(&begun))
+        .await
+        .expect("no panic");
+    cluster
+        .mock
+        .broker_round_trip_time(1, 10 * DEADLINE)
+        .expect("a slow broker");
+    release.send(()).expect("the task waits");
+    stop.cancel();
+    tokio::time::timeout(DEADLINE / 2, member)
+        .await
+        .expect("the member waits for the commit's answer")
+        .expect("no panic")
+        .expect("ends without the task");
 }
 
 #[tokio::test(flavor = "multi_thread")]
