@@ -84,7 +84,10 @@ where
     let watch = Watch::new(&config)?;
     loop {
         // Before joining: what is added afterwards is seen as a change.
-        let topics = watch.look().await?;
+        let Some(topics) = shutdown.run_until_cancelled(watch.look()).await else {
+            return Ok(());
+        };
+        let topics = topics?;
         let stop = shutdown.child_token();
         let _stop_when_dropped = stop.clone().drop_guard();
         let mut member = std::pin::pin!(join(config.clone(), Arc::clone(&task), stop.clone())?);
