@@ -356,6 +356,30 @@ async fn a_task_that_outstays_the_patience_can_commit_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_given_nothing_for_too_long_ends_and_says_so() {
+    let mut cluster = Cluster::with_topics(&["t"], 1);
+    // The mock lets a new group wait for 3 s, which is longer than two of these.
+    for setting in ["session.timeout.ms", "max.poll.interval.ms"] {
+        let overrides = &mut cluster.config.overrides;
+        overrides.insert(setting.to_owned(), "1000".to_owned());
+    }
+    let ended = run_group(
+        config(&cluster, DEADLINE),
+        until_revoked,
+        CancellationToken::new(),
+    );
+    let ended = tokio::time::timeout(DEADLINE, ended).await.expect("ends");
+    assert!(
+        matches!(
+            &ended,
+            Err(GroupError::Kafka(error @ KafkaError::Timeout { .. }))
+                if error.disposition() == Disposition::Retry
+        ),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_is_not_answered_does_not_hold_the_member_back() {
     let mut cluster = Cluster::with_topics(&["t"], 1);
     // Of the commit: longer than the test.
