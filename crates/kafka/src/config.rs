@@ -286,6 +286,17 @@ mod tests {
     }
 
     #[test]
+    fn a_member_never_looks_at_its_topics_and_the_operators_interval_is_that_of_the_group() {
+        for (set, interval) in [("1000", 1_000), ("-1", 30_000)] {
+            let config = with(METADATA_REFRESH, set);
+            let member = config.member("group").expect("valid");
+            assert_eq!(member.get(METADATA_REFRESH), Some("-1"));
+            let expected = Duration::from_millis(interval);
+            assert_eq!(config.metadata_refresh_interval(), expected);
+        }
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let shown = format!("{:?}", with("sasl.password", "hunter2"));
         assert!(!shown.contains("hunter2"), "{shown}");
