@@ -368,6 +368,7 @@ fn scan(
                         last: None,
                         replayed: true,
                         event: payload.to_vec(),
+                        consent: None,
                     };
                     records.push(Record {
                         key: format!("{}/{}", state.tenant, state.destination).into_bytes(),

@@ -44,22 +44,23 @@ impl Consents {
         self.young.insert(key, word);
     }
 
-    /// What stands against sending `event`.
-    pub(crate) fn objection(&self, rule: ConsentRule, event: &Event) -> Option<FailureClass> {
-        let known = || {
-            let key = key(event)?;
-            self.young.get(&key).or_else(|| self.old.get(&key)).copied()
-        };
-        match rule {
-            ConsentRule::NotNeeded => None,
-            ConsentRule::Assumed => {
-                (known() == Some(false)).then_some(FailureClass::ConsentDeclined)
-            }
-            ConsentRule::Proven => match known() {
-                Some(true) => None,
-                Some(false) => Some(FailureClass::ConsentDeclined),
-                None => Some(FailureClass::ConsentUnknown),
-            },
+    /// The last word in the conversation of `event` that is remembered: accepted or declined.
+    pub(crate) fn word(&self, event: &Event) -> Option<bool> {
+        let key = key(event)?;
+        self.young.get(&key).or_else(|| self.old.get(&key)).copied()
+    }
+}
+
+/// What stands against sending an event, after the last word on consent that is known.
+pub(crate) fn objection(rule: ConsentRule, word: Option<bool>) -> Option<FailureClass> {
+    match (rule, word) {
+        (ConsentRule::NotNeeded, _) => None,
+        (ConsentRule::Assumed | ConsentRule::Proven, Some(false)) => {
+            Some(FailureClass::ConsentDeclined)
+        }
+        (ConsentRule::Proven, None) => Some(FailureClass::ConsentUnknown),
+        (ConsentRule::Assumed, None) | (ConsentRule::Assumed | ConsentRule::Proven, Some(true)) => {
+            None
         }
     }
 }
@@ -81,7 +82,7 @@ mod tests {
     fn the_last_word_counts_in_its_conversation_and_nowhere_else() {
         let mut consents = Consents::default();
         let message = of(EventType::MessageSent, "c");
-        let objection = |consents: &Consents, rule| consents.objection(rule, &message);
+        let objection = |consents: &Consents, rule| objection(rule, consents.word(&message));
         use ConsentRule::{Assumed, NotNeeded, Proven};
         consents.note(&of(EventType::ConsentAccepted, "other"));
         consents.note(&message);
@@ -110,9 +111,8 @@ mod tests {
         }
         assert!(consents.young.len() + consents.old.len() <= 2 * GENERATION);
         let first = of(EventType::MessageSent, "0");
-        let objection = consents.objection(ConsentRule::Proven, &first);
-        assert_eq!(objection, Some(FailureClass::ConsentUnknown));
+        assert_eq!(consents.word(&first), None);
         let last = of(EventType::MessageSent, &(2 * GENERATION).to_string());
-        assert_eq!(consents.objection(ConsentRule::Proven, &last), None);
+        assert_eq!(consents.word(&last), Some(true));
     }
 }

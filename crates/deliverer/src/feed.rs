@@ -432,6 +432,7 @@ impl FeedShared {
             kind: destination.receiver.kind(),
             attempts: 0,
             replayed: false,
+            consent: None,
         };
         let offset = handed.at.offset;
         progress.begin(id, handed.at);

@@ -30,7 +30,7 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use url::{Host, Url};
+use url::{Host, Origin, Url};
 
 use crate::{
     failure::{Ending, Failure},
@@ -95,9 +95,10 @@ pub struct Client {
     tls: TlsConnector,
 }
 
-/// Idle connections to one destination.
+/// Idle connections of one destination, since when, and to which host: a destination may come to point
+/// elsewhere while a request is under way.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<Vec<(Instant, Sender)>>);
+pub(crate) struct Pool(Mutex<Vec<(Instant, Origin, Sender)>>);
 
 /// Reads the body of an answer that is no success.
 pub(crate) type Judge = fn(Failure, &[u8]) -> Failure;
@@ -105,22 +106,18 @@ pub(crate) type Judge = fn(Failure, &[u8]) -> Failure;
 type Sender = http1::SendRequest<Full<Bytes>>;
 
 impl Pool {
-    fn take(&self) -> Option<Sender> {
+    fn take(&self, to: &Origin) -> Option<Sender> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(since, sender)| since.elapsed() < MAX_IDLE && !sender.is_closed());
-        idle.pop().map(|(_, sender)| sender)
+        idle.retain(|(since, host, sender)| {
+            host == to && since.elapsed() < MAX_IDLE && !sender.is_closed()
+        });
+        idle.pop().map(|(_, _, sender)| sender)
     }
 
-    /// Forgets the connections: the receiver is another one.
-    pub(crate) fn clear(&self) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.clear();
-    }
-
-    fn put(&self, sender: Sender) {
+    fn put(&self, to: Origin, sender: Sender) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // As many as requests were under way at once, which the destination's concurrency bounds.
-        idle.push((Instant::now(), sender));
+        idle.push((Instant::now(), to, sender));
     }
 }
 
@@ -194,13 +191,14 @@ impl Client {
     }
 
     async fn exchange(&self, pool: &Pool, request: &Request) -> Result<Answer, Failure> {
-        while let Some(mut sender) = pool.take() {
+        let to = request.url.origin();
+        while let Some(mut sender) = pool.take(&to) {
             // One that the receiver closed meanwhile did not take the request.
             if sender.ready().await.is_err() {
                 continue;
             }
             match sender.try_send_request(head(request)?).await {
-                Ok(response) => return self.read(pool, sender, response).await,
+                Ok(response) => return Self::read((pool, to), sender, response).await,
                 Err(mut error) => {
                     if error.take_message().is_none() {
                         return Err(protocol(&error.into_error()));
@@ -213,12 +211,11 @@ impl Client {
             .send_request(head(request)?)
             .await
             .map_err(|error| protocol(&error))?;
-        self.read(pool, sender, response).await
+        Self::read((pool, to), sender, response).await
     }
 
     async fn read(
-        &self,
-        pool: &Pool,
+        (pool, to): (&Pool, Origin),
         sender: Sender,
         response: Response<Incoming>,
     ) -> Result<Answer, Failure> {
@@ -233,7 +230,7 @@ impl Client {
         let body = Limited::new(response.into_body(), MAX_BODY).collect();
         let body = match tokio::time::timeout(REST, body).await {
             Ok(Ok(body)) => {
-                pool.put(sender);
+                pool.put(to, sender);
                 body.to_bytes().to_vec()
             }
             Ok(Err(_)) | Err(_) => Vec::new(),

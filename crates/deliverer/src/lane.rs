@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     breaker::{Breaker, BreakerSettings, Permit},
-    consent::Consents,
-    destination::Destination,
+    consent::{Consents, objection},
+    destination::{ConsentRule, Destination},
     failure::{Ending, Failure, Sign, Verdict, sign, verdict},
     http::{Client, Pool},
     recorder::Recorder,
@@ -136,12 +136,7 @@ impl Lane {
             fresh: (fresh, Arc::new(Semaphore::new(FRESH_ROOM))),
             retries: (retries, Arc::new(Semaphore::new(RETRY_ROOM))),
             pool: Pool::default(),
-            health: Mutex::new(Health {
-                breaker: Breaker::new(shared.breaker),
-                failing_since: None,
-                is_remembered: false,
-                disabled: None,
-            }),
+            health: Mutex::new(Health::unknown(shared.breaker)),
             changed: Notify::new(),
             shared: Arc::clone(shared),
             slots: Arc::new(Semaphore::new(destination.concurrency)),
@@ -164,17 +159,15 @@ impl Lane {
     /// of which nothing is known.
     pub(crate) fn configure(&self, destination: Destination) {
         let before = self.destination();
-        if before.receiver.address() != destination.receiver.address() {
-            let mut health = self.health();
-            health.breaker = Breaker::new(self.shared.breaker);
-            health.failing_since = None;
-            health.is_remembered = false;
-            health.disabled = None;
-            drop(health);
-            self.pool.clear();
-        }
         let (had, has) = (before.concurrency, destination.concurrency);
-        self.destination.store(Arc::new(destination));
+        {
+            let mut health = self.health();
+            if before.receiver.address() != destination.receiver.address() {
+                *health = Health::unknown(self.shared.breaker);
+            }
+            // Under the lock, so that no answer of the receiver before counts for this one.
+            self.destination.store(Arc::new(destination));
+        }
         if has > had {
             self.slots.add_permits(has - had);
         } else {
@@ -359,15 +352,21 @@ impl Lane {
         }
     }
 
-    async fn take_turn(&self, job: Job) {
+    async fn take_turn(&self, mut job: Job) {
         let at = Timestamp::now();
         let began = Instant::now();
-        let (ending, was_sent) = self.attempt(&job.turn, at).await;
+        let destination = self.destination();
+        if destination.consent != ConsentRule::NotNeeded {
+            let consents = self.shared.consents.lock();
+            let consents = consents.unwrap_or_else(PoisonError::into_inner);
+            job.turn.consent = consents.word(&job.turn.event).or(job.turn.consent);
+        }
+        let (ending, was_sent) = self.attempt(&destination, &job.turn, at).await;
         let span = Span {
             at: at.as_millisecond(),
             took: was_sent.then(|| began.elapsed()),
         };
-        self.note(&ending, at.as_millisecond()).await;
+        self.note(&destination, &ending, at.as_millisecond()).await;
         let jitter = (&self.shared.schedule, rand::random());
         let (delivery, waiting) = job.turn.end(&ending, span, jitter);
         if self
@@ -381,41 +380,44 @@ impl Lane {
     }
 
     /// How the turn ended, and whether a request was made.
-    async fn attempt(&self, turn: &Turn, at: Timestamp) -> (Ending, bool) {
+    async fn attempt(
+        &self,
+        destination: &Destination,
+        turn: &Turn,
+        at: Timestamp,
+    ) -> (Ending, bool) {
         if self.is_removed() {
             return (Self::gone_from_configuration(), false);
         }
-        let destination = self.destination();
         if let Some((_, reason)) = &self.health().disabled {
             let detail = format!("the destination is disabled ({reason})");
             let failure = Failure::new(FailureClass::Disabled, detail);
             return (Ending::Failed(failure), false);
         }
-        let objection = {
-            let consents = self.shared.consents.lock();
-            let consents = consents.unwrap_or_else(PoisonError::into_inner);
-            consents.objection(destination.consent, &turn.event)
-        };
-        if let Some(class) = objection {
+        if let Some(class) = objection(destination.consent, turn.consent) {
             let failure = Failure::new(class, "no request is made without consent");
             return (Ending::Failed(failure), false);
         }
-        let request = match request::build(&destination, &turn.event, at) {
+        let request = match request::build(destination, &turn.event, at) {
             Ok(request) => request,
             Err(unfit) => {
                 let failure = Failure::new(FailureClass::Invalid, unfit.to_string());
                 return (Ending::Failed(failure), false);
             }
         };
-        let limits = (destination.timeout, judge(&destination));
+        let limits = (destination.timeout, judge(destination));
         let client = &self.shared.client;
         (client.send(&self.pool, &request, limits).await, true)
     }
 
-    /// What an attempt says about the receiver.
-    async fn note(&self, ending: &Ending, now: i64) {
+    /// What an attempt says about the receiver; nothing where the destination points elsewhere by now.
+    async fn note(&self, asked: &Destination, ending: &Ending, now: i64) {
         let state = {
             let mut health = self.health();
+            let destination = self.destination();
+            if destination.receiver.address() != asked.receiver.address() {
+                return;
+            }
             match ending {
                 Ending::Delivered { .. } => health.succeeded(),
                 Ending::Failed(failure) => match sign(failure.class) {
@@ -427,7 +429,7 @@ impl Lane {
                     }
                 },
             }
-            .then(|| health.state(&self.destination()))
+            .then(|| health.state(&destination))
         };
         self.changed.notify_waiters();
         if let Some(state) = state {
@@ -488,6 +490,15 @@ impl Lane {
 }
 
 impl Health {
+    fn unknown(breaker: BreakerSettings) -> Self {
+        Self {
+            breaker: Breaker::new(breaker),
+            failing_since: None,
+            is_remembered: false,
+            disabled: None,
+        }
+    }
+
     /// True where that is to be remembered.
     fn succeeded(&mut self) -> bool {
         self.breaker.succeeded();
@@ -498,8 +509,8 @@ impl Health {
     /// True where that is to be remembered.
     fn failed(&mut self, failure: &Failure, now: i64, disable_after: Duration) -> bool {
         match failure.retry_after {
-            Some(wait) => self.breaker.asked_to_wait(Instant::now(), wait),
-            None => self.breaker.failed(Instant::now()),
+            Some(wait) if !wait.is_zero() => self.breaker.asked_to_wait(Instant::now(), wait),
+            Some(_) | None => self.breaker.failed(Instant::now()),
         }
         let since = *self.failing_since.get_or_insert(now);
         let lasted = Duration::from_millis(u64::try_from(now - since).unwrap_or(0));

@@ -23,6 +23,8 @@ pub(crate) struct Turn {
     /// Turns it had before.
     pub(crate) attempts: i32,
     pub(crate) replayed: bool,
+    /// What is known of consent; see [`Retry::consent`].
+    pub(crate) consent: Option<bool>,
 }
 
 /// When a turn was, and for how long.
@@ -136,6 +138,7 @@ impl Turn {
                 last,
                 replayed: self.replayed,
                 event: self.framed.to_vec(),
+                consent: self.consent,
             },
         }
     }
@@ -158,6 +161,7 @@ mod tests {
             kind: DestinationKind::Webhook,
             attempts,
             replayed: false,
+            consent: Some(true),
         }
     }
 
@@ -196,6 +200,7 @@ mod tests {
                     assert_eq!(waiting.step, attempts as usize + 1);
                     assert_eq!(waiting.retry.attempts, attempts + 1);
                     assert_eq!(waiting.retry.event, [1, 2, 3]);
+                    assert_eq!(waiting.retry.consent, Some(true));
                 }
                 (_, None) => panic!("given up early"),
             }

@@ -200,6 +200,7 @@ impl Waiting {
             kind: retry.kind,
             attempts: retry.attempts,
             replayed: retry.replayed,
+            consent: retry.consent,
         };
         let Some(lane) = self.run.lane_of(&retry.tenant, &retry.destination) else {
             return self.end(turn, Lane::gone_from_configuration(), (ticket, now));

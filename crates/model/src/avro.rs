@@ -73,7 +73,10 @@ impl Versioned for Delivery {
 
 impl Versioned for Retry {
     const NAME: &'static str = "retry";
-    const SCHEMAS: &'static [&'static str] = &[include_str!("../../../schemas/avro/retry.v1.avsc")];
+    const SCHEMAS: &'static [&'static str] = &[
+        include_str!("../../../schemas/avro/retry.v1.avsc"),
+        include_str!("../../../schemas/avro/retry.v2.avsc"),
+    ];
 }
 
 impl Versioned for Cursors {

@@ -171,7 +171,7 @@ failure_classes! {
     ConsentDeclined = "consent_declined",
 }
 
-/// A delivery that waits for its next turn (Avro: `schemas/avro/retry.v1.avsc`).
+/// A delivery that waits for its next turn (Avro: `schemas/avro/retry.v2.avsc`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
     /// Tenant.
@@ -191,6 +191,11 @@ pub struct Retry {
     /// The event as it stands in `chat.events`, framing included.
     #[serde(with = "serde_bytes")]
     pub event: Vec<u8>,
+    /// What was known of consent in the event's conversation when its last turn began, where the
+    /// destination needs it: accepted or declined. Whoever has the next turn may not have read that part of
+    /// `chat.events`.
+    #[serde(default)]
+    pub consent: Option<bool>,
 }
 
 /// How far the deliveries of one partition of `chat.events` have come (Avro:

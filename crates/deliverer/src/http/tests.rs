@@ -167,12 +167,30 @@ async fn a_connection_that_was_closed_meanwhile_costs_no_attempt() {
             .lock()
             .unwrap()
             .iter()
-            .any(|(_, idle)| !idle.is_closed())
+            .any(|(_, _, idle)| !idle.is_closed())
         {
             tokio::task::yield_now().await;
         }
     }
     assert_eq!(connections.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn a_connection_to_one_host_is_not_used_for_another() {
+    let (old, of_old) = answering(OK).await;
+    let (new, of_new) = answering(OK).await;
+    let client = client(&["127.0.0.0/8"], &[]);
+    let pool = Pool::default();
+    // The name counts as well: behind one address there may be many receivers.
+    for (host, port) in [("a", old), ("a", new), ("b", new), ("b", new)] {
+        let request = request(&format!("http://{host}.example:{port}/"));
+        let ending = client
+            .send(&pool, &request, (TIMEOUT, |failure, _| failure))
+            .await;
+        assert_eq!(ending, Ending::Delivered { status: 200 });
+    }
+    assert_eq!(of_old.load(Ordering::SeqCst), 1);
+    assert_eq!(of_new.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

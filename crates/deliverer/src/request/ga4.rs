@@ -11,7 +11,7 @@ use chatpulse_model::Event;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{Request, Unfit, visitor_id};
+use super::{Request, Unfit, happened_at, visitor_id};
 use crate::destination::{Destination, Receiver};
 
 /// What Autochat recommends.
@@ -119,7 +119,7 @@ pub(super) fn build(
         .ok_or_else(|| Unfit::new("neither visitor, session nor conversation is known"))?;
     let body = json!({
         "client_id": hex::encode(&visitor[..16]),
-        "timestamp_micros": event.occurred_at.saturating_mul(1_000),
+        "timestamp_micros": happened_at(event).saturating_mul(1_000),
         "consent": { "ad_user_data": "DENIED", "ad_personalization": "DENIED" },
         "events": [{
             "name": event_names.get(&event.event_type).map_or(EVENT_NAME, String::as_str),

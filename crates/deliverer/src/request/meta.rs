@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Request, Unfit, capitalised, visitor_id};
+use super::{Request, Unfit, capitalised, happened_at, visitor_id};
 use crate::{
     destination::{Destination, Receiver},
     failure::Failure,
@@ -62,7 +62,7 @@ pub(super) fn build(
     check_event_name(&name).map_err(Unfit::new)?;
     let mut data = json!({
         "event_name": name,
-        "event_time": event.occurred_at.div_euclid(1_000),
+        "event_time": happened_at(event).div_euclid(1_000),
         "event_id": event.event_id,
         "action_source": "chat",
         "user_data": { "external_id": [hex::encode(visitor)] },

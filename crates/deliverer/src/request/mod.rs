@@ -76,6 +76,12 @@ fn visitor_id(event: &Event) -> Option<[u8; 32]> {
     Some(Sha256::digest(parts).into())
 }
 
+/// When it happened, as far as third parties are told: a visitor's clock may be ahead, and both take no time
+/// to come.
+fn happened_at(event: &Event) -> i64 {
+    event.occurred_at.min(event.received_at)
+}
+
 /// `autochat` → `Autochat`.
 fn capitalised(source: &str) -> String {
     let mut chars = source.chars();
@@ -190,6 +196,21 @@ pub(crate) mod tests {
                 assert!(!shown.contains(secret), "{shown}");
             }
         }
+    }
+
+    #[test]
+    fn no_third_party_is_told_of_a_time_to_come() {
+        let mut event = event();
+        event.occurred_at = event.received_at + 24 * 60 * 60 * 1_000;
+        let sent = |entry| {
+            let request = build(&one(entry), &event, AT.parse().unwrap()).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&request.body).unwrap()
+        };
+        assert_eq!(sent(GA4)["timestamp_micros"], event.received_at * 1_000);
+        assert_eq!(
+            sent(META)["data"][0]["event_time"],
+            event.received_at / 1_000
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chatpulse_model::{DeliveryResult, EventType, FailureClass};
+use chatpulse_model::{DeliveryResult, Event, EventType, FailureClass, delivery::Retry};
 
 use crate::{
     receiver::{Behaviour, Receiver},
@@ -241,6 +241,47 @@ async fn third_parties_get_what_was_consented_to() {
         assert_eq!(summary[&(destination, "withheld", "consent_unknown")], 1);
         assert_eq!(summary[&(destination, "withheld", "consent_declined")], 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consent_that_was_given_is_known_at_every_later_turn_wherever_that_is() {
+    let world = World::new("consent-later").await;
+    let ga4 = Receiver::start(Behaviour::FirstFails).await;
+    let entry = format!(
+        "[[tenant.destinations]]\nid = \"ga\"\nkind = \"ga4\"\nmeasurement_id = \"G-ABC123\"\n\
+         url = \"{}\"\nsecrets = KEY\nevent_types = [\"lead.qualified\"]\n",
+        ga4.url()
+    );
+    let deliverer = world.start(world.config(world.destinations(&entry))).await;
+    let accepted = Event {
+        event_type: EventType::ConsentAccepted,
+        ..event(0)
+    };
+    world.write([accepted, event(1)]).await;
+    world.ended(1).await;
+    let waited = world.retries(1).remove(0);
+    assert_eq!(waited.consent, Some(true));
+    // The same of conversations of which this deliverer has read nothing.
+    for (number, consent) in [(2, Some(true)), (3, Some(false)), (4, None)] {
+        let event = Event {
+            conversation_id: Some(format!("elsewhere-{number}")),
+            ..event(number)
+        };
+        let retry = Retry {
+            event: world.events.encode(&event).unwrap(),
+            consent,
+            ..waited.clone()
+        };
+        world.wait(&retry).await;
+    }
+    let deliveries = world.ended(4).await;
+    deliverer.stop().await;
+    let summary = summary(&deliveries);
+    assert_eq!(summary[&("ga", "delivered", "")], 2, "{summary:?}");
+    assert_eq!(summary[&("ga", "withheld", "consent_declined")], 1);
+    assert_eq!(summary[&("ga", "withheld", "consent_unknown")], 1);
+    let taken: Vec<_> = ga4.seen().taken.into_keys().collect();
+    assert_eq!(taken, ["e1", "e2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

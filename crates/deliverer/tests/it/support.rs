@@ -212,6 +212,17 @@ impl World {
         })
     }
 
+    /// Lets a delivery wait in the first retry topic.
+    pub(crate) async fn wait(&self, retry: &Retry) {
+        let codec = Codec::<Retry>::new(Framing::SingleObject).unwrap();
+        let record = Record {
+            partition: Some(0),
+            payload: codec.encode(retry).unwrap(),
+            ..Record::default()
+        };
+        self.publish(&self.topics.retries(1), vec![record]).await;
+    }
+
     /// The cursors that count, as they stand in their topic.
     pub(crate) fn last_cursors(&self) -> Vec<u8> {
         self.read(&self.topics.cursors, <[u8]>::to_vec)

@@ -122,6 +122,7 @@ fn retries() -> Vec<Retry> {
         last: Some(FailureClass::Http5xx),
         replayed: false,
         event: vec![0xC3, 0x01, 0],
+        consent: Some(true),
     }]
 }
 
