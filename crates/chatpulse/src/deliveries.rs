@@ -6,7 +6,7 @@
 //!
 //! A replay keeps the delivery's id, so a receiver that had the event after all drops it as a repeat.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context as _, bail};
 use chatpulse_deliverer::{destination::Destination, failure::Ending, send_test};
@@ -16,7 +16,7 @@ use chatpulse_kafka::{
 use chatpulse_model::{
     DestinationKind, Outcome,
     avro::{Codec, Framing},
-    delivery::Retry,
+    delivery::{DestinationState, Retry},
 };
 use chatpulse_reports::Period;
 use chatpulse_store::{DeliveryCursor, DeliveryFilter, DeliveryState};
@@ -29,7 +29,7 @@ use crate::{output, stages::Stages};
 /// `chatpulse deliveries …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeliveriesCommand {
-    /// Lists deliveries with what became of them.
+    /// Lists deliveries with what became of them, the latest first.
     #[command(after_help = "Examples:
   chatpulse deliveries list --tenant acme --since 24h
   chatpulse deliveries list --result retrying --destination crm --json")]
@@ -135,6 +135,9 @@ const SCAN: BatchLimit = BatchLimit {
     linger: std::time::Duration::ZERO,
 };
 
+/// How long may be read what was said of destinations.
+const READ: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// False where a test event was not taken.
 pub(crate) async fn run(stages: &Stages, command: DeliveriesCommand) -> anyhow::Result<bool> {
     match command {
@@ -185,16 +188,20 @@ pub(crate) async fn run(stages: &Stages, command: DeliveriesCommand) -> anyhow::
 }
 
 fn find(stages: &Stages, tenant: &str, destination: &str) -> anyhow::Result<Destination> {
-    stages
-        .destinations()?
-        .into_iter()
-        .find(|known| *known.tenant == *tenant && *known.id == *destination)
-        .with_context(|| {
-            format!(
-                "{tenant} has no destination {destination} that is enabled in {}",
-                stages.config.producer.tenants_file.display()
-            )
-        })
+    let all = stages.destinations()?;
+    let of_tenant = || all.iter().filter(|known| *known.tenant == *tenant);
+    let names: Vec<_> = of_tenant().map(|known| known.id.to_string()).collect();
+    let found = of_tenant().find(|known| *known.id == *destination).cloned();
+    found.with_context(|| {
+        format!(
+            "{tenant} has no destination {destination} that is enabled in {}; enabled are: {}",
+            stages.config.producer.tenants_file.display(),
+            match names.is_empty() {
+                true => "none".to_owned(),
+                false => names.join(", "),
+            }
+        )
+    })
 }
 
 async fn list(
@@ -203,10 +210,7 @@ async fn list(
     limit: u32,
     json: bool,
 ) -> anyhow::Result<()> {
-    let deliveries = stages
-        .store()
-        .deliveries(filter, &DeliveryCursor::default(), limit)
-        .await?;
+    let deliveries = stages.store().latest_deliveries(filter, limit).await?;
     if json {
         output::result(&serde_json::to_string_pretty(&deliveries)?);
         return Ok(());
@@ -217,7 +221,7 @@ async fn list(
     if deliveries.is_empty() {
         output::note("no such deliveries in this span");
     } else if deliveries.len() == limit as usize {
-        output::note(&format!("only {limit} of them: see --limit"));
+        output::note(&format!("the {limit} latest; more with --limit"));
     }
     Ok(())
 }
@@ -229,8 +233,12 @@ fn line(delivery: &DeliveryState) -> String {
         (Some(class), None) => format!("  {class}"),
         (None, _) => String::new(),
     };
+    let requests = match delivery.attempts {
+        1 => "request",
+        _ => "requests",
+    };
     format!(
-        "{at}  {}/{}  {}  {}  {} after {} requests{why}",
+        "{at}  {}/{}  {}  {}  {} after {} {requests}{why}",
         delivery.tenant,
         delivery.destination,
         delivery.event_type,
@@ -277,6 +285,7 @@ async fn replay(
         .into_iter()
         .map(|known| (known.tenant.to_string(), known.id.to_string()))
         .collect();
+    let disabled = disabled(stages).await?;
     let publisher = Publisher::new(&stages.kafka("deliveries"), &PublisherSettings::default())?;
     let mut summary = Summary {
         dry_run,
@@ -290,8 +299,17 @@ async fn replay(
         summary.found += page.len() as u64;
         let mut wanted: BTreeMap<i32, HashMap<i64, Vec<DeliveryState>>> = BTreeMap::new();
         for state in page {
-            if !configured.contains(&(state.tenant.clone(), state.destination.clone())) {
-                let why = "the destination is not in the tenants file, or is switched off there";
+            let name = (state.tenant.clone(), state.destination.clone());
+            let why = match () {
+                () if !configured.contains(&name) => {
+                    Some("the destination is not in the tenants file, or is switched off there")
+                }
+                () if disabled.contains(&name) => Some(
+                    "the destination is disabled: switch it on first, with `chatpulse deliveries enable`",
+                ),
+                () => None,
+            };
+            if let Some(why) = why {
                 *summary.left.entry(why).or_default() += 1;
                 continue;
             }
@@ -320,6 +338,32 @@ async fn replay(
         }
     }
     Ok(summary)
+}
+
+/// Tenants and destinations that deliverers have disabled, as the last word on each has it.
+async fn disabled(stages: &Stages) -> anyhow::Result<HashSet<(String, String)>> {
+    let topic = TopicPartition::new(stages.topics.destinations.clone(), 0);
+    let kafka = stages.kafka("deliveries");
+    let read = move || -> anyhow::Result<_> {
+        let codec = Codec::<DestinationState>::new(Framing::SingleObject)?;
+        let mut reader = PartitionReader::new(&kafka, topic)?;
+        let ends = reader.watermarks()?;
+        let mut disabled = HashSet::new();
+        for record in reader.read_range(ends.low..ends.high, READ)?.iter() {
+            let Some(Ok(said)) = record.payload.map(|payload| codec.decode(payload)) else {
+                continue;
+            };
+            let name = (said.tenant, said.destination);
+            match said.disabled_at {
+                Some(_) => disabled.insert(name),
+                None => disabled.remove(&name),
+            };
+        }
+        Ok(disabled)
+    };
+    tokio::task::spawn_blocking(read)
+        .await?
+        .context("cannot read which destinations are disabled")
 }
 
 type Wanted = HashMap<i64, Vec<DeliveryState>>;
@@ -409,8 +453,10 @@ async fn enable(stages: &Stages, destination: &Destination) -> anyhow::Result<()
     {
         outcome.context("the broker did not take it; try again when it is well")?;
     }
-    output::note(
-        "switched on; what was given up meanwhile can be delivered with `chatpulse deliveries replay`",
-    );
+    output::note(&format!(
+        "switched on; what was given up meanwhile is delivered with `chatpulse deliveries replay --tenant {} \
+         --destination {}`",
+        state.tenant, state.destination
+    ));
     Ok(())
 }

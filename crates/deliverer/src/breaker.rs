@@ -193,6 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_under_way_when_it_opened_changes_nothing() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        breaker.succeeded();
+        breaker.failed(now + Duration::from_secs(1));
+        let until = now + SETTINGS.pause;
+        assert_eq!(breaker.acquire(now), Permit::Denied(until));
+        let mut breaker = Breaker::new(SETTINGS);
+        breaker.asked_to_wait(now, Duration::from_secs(30));
+        breaker.succeeded();
+        breaker.asked_to_wait(now, Duration::from_secs(10));
+        let until = now + Duration::from_secs(30);
+        assert_eq!(breaker.acquire(now), Permit::Paused(until));
+    }
+
+    #[test]
     fn one_probe_decides() {
         let now = Instant::now();
         let mut breaker = opened(now);
@@ -202,6 +218,11 @@ mod tests {
         assert_eq!(breaker.acquire(later), Permit::Probing);
         breaker.succeeded();
         assert_eq!(breaker.acquire(later), Permit::Granted);
+        // And the next pause is a short one again.
+        for _ in 0..3 {
+            breaker.failed(later);
+        }
+        assert_eq!(breaker.peek(later), Permit::Denied(later + SETTINGS.pause));
     }
 
     #[test]

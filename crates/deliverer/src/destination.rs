@@ -433,22 +433,26 @@ fn receiver(entry: &DestinationEntry, secrets: Vec<Secret>) -> Result<Receiver, 
     }
 }
 
+const WHOLE_ADDRESS: &str = "must be a whole address, as https://crm.acme.example/hooks/chat";
+
 fn address(text: &str, allow_http: bool) -> Result<Url, Fault> {
     if text.len() > 2_048 {
         return fault("url", "is longer than 2,048 bytes");
     }
     // The parser's words do not quote the address.
-    let url = Url::parse(text).map_err(|error| Fault::new("url", error.to_string()))?;
+    let url = Url::parse(text)
+        .map_err(|error| Fault::new("url", format!("{WHOLE_ADDRESS} ({error})")))?;
     match url.scheme() {
         "https" => {}
         "http" if allow_http => {}
         "http" => {
             return fault(
                 "url",
-                "must be https; plain HTTP can be read and changed on the way (allow_http)",
+                "must be https: plain HTTP can be read and changed on the way; allow_http = true sends over it \
+                 all the same",
             );
         }
-        _ => return fault("url", "must be https"),
+        _ => return fault("url", WHOLE_ADDRESS),
     }
     if url.host_str().is_none_or(str::is_empty) {
         return fault("url", "names no host");
@@ -567,6 +571,29 @@ pub fn load(path: &Path) -> Result<Vec<Destination>, DestinationsError> {
     parse(&text, path, &SecretPlace::read)
 }
 
+/// What is wrong with the file as TOML, by key. A value may be a secret that stands where it should not: only
+/// what was expected is said.
+fn syntax_fault(error: &toml::de::Error, text: &str) -> String {
+    let fault = match error.message().rsplit_once(", expected ") {
+        Some((fault, _)) if fault.starts_with("unknown field") => return fault.to_owned(),
+        Some((_, expected)) => format!("expected {expected}"),
+        None => error.message().to_owned(),
+    };
+    let before = &text[..error.span().map_or(0, |span| span.start)];
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let is_key = |key: &&str| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    match line.split_once('=').map(|(key, _)| key.trim()).filter(is_key) {
+        Some("secrets") => {
+            "secrets: a secret is named and not written here, as in [{ env = \"ACME_CRM_SECRET\" }] or \
+             [{ file = \"/run/secrets/acme-crm\" }]"
+                .to_owned()
+        }
+        Some("timeout") => "timeout: must be a time such as 15s".to_owned(),
+        Some(key) => format!("{key}: {fault}"),
+        None => fault,
+    }
+}
+
 fn parse(
     text: &str,
     path: &Path,
@@ -577,12 +604,7 @@ fn parse(
         line: 1 + text[..error.span().map_or(0, |span| span.start)]
             .matches('\n')
             .count(),
-        // A value may be a secret that stands where it should not: only what was expected is said.
-        fault: match error.message().rsplit_once(", expected ") {
-            Some((fault, _)) if fault.starts_with("unknown field") => fault.to_owned(),
-            Some((_, expected)) => format!("expected {expected}"),
-            None => error.message().to_owned(),
-        },
+        fault: syntax_fault(&error, text),
     })?;
     let mut destinations = Vec::new();
     for tenant in &file.tenant {
@@ -620,6 +642,9 @@ pub(crate) mod tests {
     fn read(place: &SecretPlace) -> Result<Secret, String> {
         match place {
             SecretPlace::Env(name) if name == "KEY" => Ok(Secret::new(KEY)),
+            SecretPlace::Env(name) if name == "NEW_KEY" => {
+                Ok(Secret::new("whsec_bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcg"))
+            }
             SecretPlace::Env(name) if name == "TOKEN" => Ok(Secret::new("hunter2")),
             SecretPlace::Env(_) | SecretPlace::File(_) => Err("is not set".to_owned()),
         }
@@ -729,15 +754,29 @@ pub(crate) mod tests {
                 "measurement_id",
             ),
             ("secrets", "colour = \"red\"\nsecrets", "unknown field"),
-            ("[{ env = \"KEY\" }]", "[\"hunter2\"]", "expected"),
+            (
+                "[{ env = \"KEY\" }]",
+                "[\"hunter2\"]",
+                "secrets: a secret is named",
+            ),
+            (
+                "\"webhook\"",
+                "\"hunter2\"",
+                "kind: expected one of `webhook`",
+            ),
+            (
+                "secrets",
+                "timeout = \"hunter2\"\nsecrets",
+                "timeout: must be",
+            ),
             (
                 "secrets",
                 "event_types = [\"no.such\"]\nsecrets",
-                "expected one of",
+                "event_types: expected one of",
             ),
         ] {
             let error = webhook(from, to);
-            assert!(error.contains(key), "{to}: {error}");
+            assert!(error.contains(&format!(" {key}")), "{to}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }

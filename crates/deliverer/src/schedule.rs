@@ -125,6 +125,17 @@ mod tests {
     }
 
     #[test]
+    fn pauses_are_lengthened_by_a_tenth_and_by_five_minutes_at_most() {
+        let schedule = Schedule::default();
+        let pause = |turn| schedule.after(turn, None, 1.0).unwrap().wait.as_millis();
+        let pauses: Vec<_> = (1..=6).map(pause).collect();
+        let milliseconds = [5_500, 330_000, 1_980_000, 7_500_000, 18_300_000, 36_300_000];
+        assert_eq!(pauses, milliseconds);
+        let minute = Duration::from_secs(60);
+        assert_eq!(schedule.postponed(minute, 1.0).wait.as_secs(), 330);
+    }
+
+    #[test]
     fn a_receiver_that_asks_for_time_gets_it_within_bounds() {
         let schedule = Schedule::default();
         let wait = |seconds| {
@@ -133,6 +144,8 @@ mod tests {
         };
         assert_eq!(wait(0), 5);
         assert_eq!(wait(60), 300);
+        // What is asked for exactly is not exceeded.
+        assert_eq!(wait(300), 300);
         assert_eq!(wait(3_600), 7_200);
         assert_eq!(wait(1_000_000), 36_000);
     }

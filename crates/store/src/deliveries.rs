@@ -1,7 +1,7 @@
 //! Table `deliveries`: attempts to deliver events, and what is asked of them.
 
 use chatpulse_model::{Delivery, FailureClass, delivery::DestinationState};
-use clickhouse::Row;
+use clickhouse::{Row, query::Query};
 use serde::{Deserialize, Serialize};
 
 use crate::Store;
@@ -168,6 +168,7 @@ pub struct DeliveryCursor {
     pub received_at_ms: i64,
 }
 
+/// The deliveries of a filter.
 const STATES: &str = "
 SELECT tenant, destination, delivery_id, kind, event_type, event_id, partition, offset,
        toUnixTimestamp64Milli(received_at) AS received_at_ms,
@@ -176,9 +177,17 @@ SELECT tenant, destination, delivery_id, kind, event_type, event_id, partition, 
 FROM delivery_states
 WHERE (? = '' OR tenant = ?) AND (? = '' OR destination = ?) AND (? = '' OR result = ?)
   AND received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-  AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
+  AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')";
+
+/// The same from a place on, in the order of ids.
+const IN_ORDER: &str = "
   AND (delivery_id, received_at) > (?, fromUnixTimestamp64Milli(toInt64(?), 'UTC'))
 ORDER BY delivery_id, received_at
+LIMIT ?";
+
+/// The latest of them.
+const LATEST_FIRST: &str = "
+ORDER BY last_at DESC, delivery_id, received_at
 LIMIT ?";
 
 impl Store {
@@ -239,17 +248,33 @@ impl Store {
         after: &DeliveryCursor,
         limit: u32,
     ) -> Result<Vec<DeliveryState>, StoreError> {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let mut query = self.client.query(STATES);
-        for value in [&filter.tenant, &filter.destination, &filter.result] {
-            query = query.bind(text(value)).bind(text(value));
-        }
-        let query = query
-            .bind(filter.from_ms)
-            .bind(filter.to_ms)
+        let query = self
+            .delivery_states(filter, IN_ORDER)
             .bind(&after.delivery_id)
             .bind(after.received_at_ms)
             .bind(limit);
         self.within("reading deliveries", query.fetch_all()).await
+    }
+
+    /// What became of deliveries, those first that had the latest turn.
+    ///
+    /// # Errors
+    /// [`StoreError`], with its disposition.
+    pub async fn latest_deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        limit: u32,
+    ) -> Result<Vec<DeliveryState>, StoreError> {
+        let query = self.delivery_states(filter, LATEST_FIRST).bind(limit);
+        self.within("reading deliveries", query.fetch_all()).await
+    }
+
+    fn delivery_states(&self, filter: &DeliveryFilter, part: &str) -> Query {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let mut query = self.client.query(&format!("{STATES}{part}"));
+        for value in [&filter.tenant, &filter.destination, &filter.result] {
+            query = query.bind(text(value)).bind(text(value));
+        }
+        query.bind(filter.from_ms).bind(filter.to_ms)
     }
 }

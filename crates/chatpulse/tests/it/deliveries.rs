@@ -362,6 +362,7 @@ async fn what_was_given_up_is_delivered_when_it_is_replayed() {
         payloads(&serve, "chat.deliveries.cursors").len() >= PARTITIONS as usize
     })
     .await;
+    let began = jiff::Timestamp::now();
     post(&serve, &key, 0..30).await;
     let given_up = "SELECT count() FROM delivery_states WHERE result = 'given_up'";
     serve.wait_until(given_up, "30").await;
@@ -407,6 +408,26 @@ async fn what_was_given_up_is_delivered_when_it_is_replayed() {
         );
         assert!(!text.contains("hunter2"));
     }
+
+    // By when the events were received.
+    let found = |from: jiff::Timestamp, to: jiff::Timestamp| {
+        let (from, to) = (from.to_string(), to.to_string());
+        let (found, success) = tool(&[
+            "deliveries",
+            "replay",
+            "--dry-run",
+            "--from",
+            &from,
+            "--to",
+            &to,
+        ]);
+        assert!(success);
+        found
+    };
+    let (minute, now) = (jiff::SignedDuration::from_mins(1), jiff::Timestamp::now());
+    assert!(found(began, now).starts_with("30 deliveries"));
+    assert!(found(began - minute, began).starts_with("0 deliveries"));
+    assert!(found(now, now + minute).starts_with("0 deliveries"));
 
     gone.mend();
     let (_, success) = tool(&["deliveries", "enable", "acme", "crm"]);

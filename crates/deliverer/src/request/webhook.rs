@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn two_valid_secrets_give_two_signatures_and_the_id_stays_over_attempts() {
-        let entry = WEBHOOK.replace("[{", "[{ env = \"KEY\" }, {");
+        let entry = WEBHOOK.replace("[{", "[{ env = \"NEW_KEY\" }, {");
         let destination = one(&entry);
         let first = build(&destination, &event(), AT.parse().unwrap()).unwrap();
         let later = build(
@@ -196,7 +196,21 @@ mod tests {
             "2026-01-15T12:00:00Z".parse().unwrap(),
         )
         .unwrap();
-        assert_eq!(first.headers[2].1.split(' ').count(), 2);
+        let Receiver::Webhook { url, keys } = &destination.receiver else {
+            panic!("a webhook")
+        };
+        // One of each key, over what is sent with it.
+        let of_each = keys.iter().map(|key| {
+            let id = &first.headers[0].1;
+            let only = std::slice::from_ref(key);
+            let one = signed((url, only), id, first.body.clone(), AT.parse().unwrap());
+            one.headers[2].1.clone()
+        });
+        let of_each: Vec<_> = of_each.collect();
+        assert_eq!(first.headers[2].1, of_each.join(" "));
+        assert_ne!(of_each[0], of_each[1]);
+        let at: Timestamp = AT.parse().unwrap();
+        assert_eq!(first.headers[1].1, at.as_second().to_string());
         assert_eq!(first.headers[0], later.headers[0]);
         assert_ne!(first.headers[1], later.headers[1]);
         assert_ne!(first.headers[2], later.headers[2]);

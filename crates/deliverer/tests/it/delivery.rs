@@ -244,6 +244,33 @@ async fn third_parties_get_what_was_consented_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_receiver_before_still_says_does_not_count_for_the_new_one() {
+    let world = World::new("moved").await;
+    let old = Receiver::start(Behaviour::SlowlyGone(Duration::from_millis(700))).await;
+    let new = Receiver::start(Behaviour::Fast).await;
+    let one_by_one = |receiver| format!("{}concurrency = 1\n", webhook("crm", receiver));
+    let (sender, destinations) = tokio::sync::watch::channel(world.destinations(&one_by_one(&old)));
+    let mut config = world.config(Vec::new());
+    config.destinations = destinations;
+    let deliverer = world.start(config).await;
+    world.accept((0, 10)).await;
+    world.until(|| old.seen().requests.len() == 1).await;
+    // One request is under way to the old address, and nine wait behind it.
+    let moved = world.destinations(&one_by_one(&new));
+    let address = moved[0].receiver.address();
+    sender.send_replace(moved);
+    let deliveries = world.ended(10).await;
+    deliverer.stop().await;
+    let summary = summary(&deliveries);
+    assert_eq!(summary[&("crm", "given_up", "gone")], 1, "{summary:?}");
+    assert_eq!(summary[&("crm", "delivered", "")], 9, "{summary:?}");
+    assert_eq!(new.seen().taken.len(), 9);
+    assert_eq!(old.seen().requests.len(), 1);
+    let said = world.said("crm").unwrap();
+    assert_eq!((said.address, said.disabled_at), (address, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn consent_that_was_given_is_known_at_every_later_turn_wherever_that_is() {
     let world = World::new("consent-later").await;
     let ga4 = Receiver::start(Behaviour::FirstFails).await;

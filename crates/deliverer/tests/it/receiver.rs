@@ -36,6 +36,8 @@ pub(crate) enum Behaviour {
     FirstLimited,
     /// 410.
     Gone,
+    /// 410 after this time.
+    SlowlyGone(Duration),
     /// 422.
     Refusing,
     /// 307 to another receiver's port.
@@ -155,6 +157,10 @@ async fn serve(
             Behaviour::RateLimiting if in_window > 10 => "429",
             Behaviour::RateLimiting => "200",
             Behaviour::Gone => "410",
+            Behaviour::SlowlyGone(pause) => {
+                tokio::time::sleep(pause).await;
+                "410"
+            }
             Behaviour::Refusing => "422",
             Behaviour::Redirecting(_) => "307",
             Behaviour::Closing | Behaviour::Plain => return,

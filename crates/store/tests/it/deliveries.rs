@@ -70,6 +70,11 @@ pub(crate) fn destination(name: &str) -> DestinationState {
     }
 }
 
+/// So many after the start the next day begins.
+fn midnight() -> i64 {
+    DAY - START.rem_euclid(DAY)
+}
+
 const TURNS: &str = "SELECT sum(turns) FROM delivery_rollup FINAL WHERE unit = ";
 
 #[tokio::test]
@@ -124,6 +129,60 @@ async fn deliveries_by_hour_and_day_are_those_of_the_attempts_whatever_comes_twi
     let unknown = "SELECT count() FROM delivery_rollup_bi.delivery_health_minute
                    WHERE delivered = 0 AND request_p50_ms IS NOT NULL";
     assert_eq!(number(&client, unknown).await, 0);
+}
+
+#[tokio::test]
+async fn an_hour_and_a_day_begin_with_their_first_moment_and_end_before_the_next() {
+    let database = "delivery_midnight";
+    let store = store(database).await;
+    let turns = [
+        turn(1, 1, midnight() - 1),
+        turn(2, 1, midnight()),
+        turn(3, 1, midnight() + HOUR - 1),
+        turn(4, 1, midnight() + HOUR),
+        turn(5, 1, midnight() + DAY - 1),
+        turn(6, 1, midnight() + DAY),
+    ];
+    deliver(&store, 0, &turns).await;
+    store.roll_up(START + 3 * DAY).await.unwrap();
+    let client = client(database);
+    for (unit, expected) in [("hour", "1,2,1,1,1"), ("day", "1,4,1")] {
+        let turns = format!(
+            "SELECT toUInt64(arrayStringConcat(groupArray(toString(turns)), ',') = '{expected}')
+             FROM (SELECT turns FROM delivery_rollup FINAL WHERE unit = '{unit}' ORDER BY at)"
+        );
+        assert_eq!(number(&client, &turns).await, 1, "{unit}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_there_twice_is_no_fault_to_the_audit_whether_it_is_merged_or_not() {
+    let database = "delivery_audit_twice";
+    let store = store(database).await;
+    let client = client(database);
+    deliver(&store, 0, &[turn(1, 1, 0), failed(2, 1, HOUR)]).await;
+    // As if it had come long before the run.
+    execute(
+        &client,
+        "ALTER TABLE deliveries UPDATE inserted_at = inserted_at - INTERVAL 5 MINUTE WHERE 1 SETTINGS mutations_sync = 2",
+    )
+    .await;
+    for table in ["deliveries", "delivery_rollup"] {
+        execute(&client, &format!("SYSTEM STOP MERGES {table}")).await;
+    }
+    execute(&client, "INSERT INTO deliveries SELECT * FROM deliveries").await;
+    for _ in 0..2 {
+        store.roll_up(START + DAY).await.unwrap();
+    }
+    for (table, once) in [("deliveries", 2), ("delivery_rollup", 3)] {
+        let rows = format!("SELECT count() FROM {table}");
+        assert!(
+            number(&client, &rows).await > once,
+            "{table}: nothing is twice"
+        );
+    }
+    let audit = store.audit(&AuditOptions::default()).await.unwrap();
+    assert_eq!(audit.findings, []);
 }
 
 #[tokio::test]
