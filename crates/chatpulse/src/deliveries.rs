@@ -6,20 +6,24 @@
 //!
 //! A replay keeps the delivery's id, so a receiver that had the event after all drops it as a repeat.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use chatpulse_deliverer::{destination::Destination, failure::Ending, send_test};
 use chatpulse_kafka::{
-    BatchLimit, PartitionReader, Publisher, PublisherSettings, Record, TopicPartition,
+    Admin, BatchLimit, PartitionReader, Publisher, PublisherSettings, Record, TopicPartition,
 };
 use chatpulse_model::{
-    DestinationKind, Outcome,
+    Delivery, DestinationKind, Outcome,
     avro::{Codec, Framing},
     delivery::{DestinationState, Retry},
 };
 use chatpulse_reports::Period;
-use chatpulse_store::{DeliveryCursor, DeliveryFilter, DeliveryState};
+use chatpulse_store::{ConversationKey, DeliveryCursor, DeliveryFilter, DeliveryState, Store};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -131,12 +135,12 @@ const PAGE: u32 = 10_000;
 const SCAN: BatchLimit = BatchLimit {
     max_records: 5_000,
     max_bytes: 16 << 20,
-    wait: std::time::Duration::from_secs(5),
-    linger: std::time::Duration::ZERO,
+    wait: Duration::from_secs(5),
+    linger: Duration::ZERO,
 };
 
 /// How long may be read what was said of destinations.
-const READ: std::time::Duration = std::time::Duration::from_secs(30);
+const READ: Duration = Duration::from_secs(30);
 
 /// False where a test event was not taken.
 pub(crate) async fn run(stages: &Stages, command: DeliveriesCommand) -> anyhow::Result<bool> {
@@ -286,7 +290,7 @@ async fn replay(
         .map(|known| (known.tenant.to_string(), known.id.to_string()))
         .collect();
     let disabled = disabled(stages).await?;
-    let publisher = Publisher::new(&stages.kafka("deliveries"), &PublisherSettings::default())?;
+    let mut handover = Handover::start(stages).await?;
     let mut summary = Summary {
         dry_run,
         ..Summary::default()
@@ -321,23 +325,165 @@ async fn replay(
             let reader = PartitionReader::new(&stages.kafka("deliveries"), topic)?;
             let codec = stages.event_codec();
             let scan = move || scan(reader, &codec, wanted);
-            let (records, missing) = tokio::task::spawn_blocking(scan).await??;
+            let (mut found, missing) = tokio::task::spawn_blocking(scan).await??;
             if missing > 0 {
                 let why = "the event is not in chat.events any more";
                 *summary.left.entry(why).or_default() += missing;
             }
-            summary.replayed += records.len() as u64;
             if dry_run {
+                summary.replayed += found.len() as u64;
                 continue;
             }
-            for outcome in publisher.publish(&stages.topics.retries(1), records).await {
-                outcome.context(
-                    "the broker did not take a replay; run it again when the broker is well",
-                )?;
+            for portion in found.chunks_mut(PORTION) {
+                recall_consent(&store, portion).await?;
+                handover.give(portion).await.with_context(|| {
+                    format!(
+                        "{} deliveries were replayed; run it again for the others",
+                        summary.replayed
+                    )
+                })?;
+                summary.replayed += portion.len() as u64;
             }
         }
     }
     Ok(summary)
+}
+
+/// A delivery to be made again.
+struct Again {
+    delivery_id: String,
+    retry: Retry,
+    conversation: Option<ConversationKey>,
+}
+
+/// Tells the deliverer what was said of consent before: it may not have read that part of `chat.events`.
+async fn recall_consent(store: &Store, portion: &mut [Again]) -> anyhow::Result<()> {
+    let of_third_parties = portion
+        .iter()
+        .filter(|again| again.retry.kind != DestinationKind::Webhook);
+    let conversations: HashSet<_> = of_third_parties
+        .filter_map(|again| again.conversation.clone())
+        .collect();
+    let conversations: Vec<_> = conversations.into_iter().collect();
+    let words = store.consents(&conversations).await?;
+    for again in portion {
+        let conversation = again.conversation.as_ref();
+        again.retry.consent = conversation.and_then(|key| words.get(key).copied());
+    }
+    Ok(())
+}
+
+/// Gives deliveries to the deliverer, no more at once than it takes at once: what finds no room there is
+/// written to its topic again and again.
+struct Handover {
+    publisher: Publisher,
+    topic: Arc<str>,
+    codec: Codec<Retry>,
+    turns: Turns,
+}
+
+/// Deliveries given to the deliverer at once.
+const PORTION: usize = 250;
+/// Of these so many may not have had their turn yet when the next ones are given.
+const OPEN: usize = 250;
+/// Longer than a breaker's pause.
+const STALL: Duration = Duration::from_secs(6 * 60);
+/// How the records of turns are followed.
+const FOLLOW: BatchLimit = BatchLimit {
+    max_records: 5_000,
+    max_bytes: 16 << 20,
+    wait: Duration::from_millis(100),
+    linger: Duration::ZERO,
+};
+
+impl Handover {
+    async fn start(stages: &Stages) -> anyhow::Result<Self> {
+        let kafka = stages.kafka("deliveries");
+        let topic = stages.topics.deliveries.clone();
+        let partitions = Admin::new(&kafka)?.partition_count(&topic).await?;
+        let follow = move || -> anyhow::Result<Vec<PartitionReader>> {
+            (0..partitions.unwrap_or(0))
+                .map(|partition| {
+                    let partition = TopicPartition::new(topic.clone(), partition);
+                    let mut reader = PartitionReader::new(&kafka, partition)?;
+                    let end = reader.watermarks()?.high;
+                    reader.seek(end)?;
+                    Ok(reader)
+                })
+                .collect()
+        };
+        Ok(Self {
+            publisher: Publisher::new(&stages.kafka("deliveries"), &PublisherSettings::default())?,
+            topic: stages.topics.retries(1),
+            codec: Codec::new(Framing::SingleObject)?,
+            turns: Turns {
+                readers: tokio::task::spawn_blocking(follow).await??,
+                codec: Codec::new(Framing::SingleObject)?,
+                open: HashSet::new(),
+            },
+        })
+    }
+
+    async fn give(&mut self, portion: &[Again]) -> anyhow::Result<()> {
+        let is_taken = tokio::task::block_in_place(|| self.turns.wait(OPEN))?;
+        if !is_taken {
+            bail!(
+                "none of the last {} had its turn within {STALL:?}: is `chatpulse deliverer` running, and its \
+                 destination well?",
+                self.turns.open.len()
+            );
+        }
+        let mut records = Vec::with_capacity(portion.len());
+        for Again {
+            delivery_id, retry, ..
+        } in portion
+        {
+            self.turns.open.insert(delivery_id.clone());
+            records.push(Record {
+                key: format!("{}/{}", retry.tenant, retry.destination).into_bytes(),
+                payload: self.codec.encode(retry)?,
+                ..Record::default()
+            });
+        }
+        for outcome in self.publisher.publish(&self.topic, records).await {
+            outcome.context("the broker did not take a replay; is it well?")?;
+        }
+        Ok(())
+    }
+}
+
+/// The turns of replays, as they are recorded.
+struct Turns {
+    readers: Vec<PartitionReader>,
+    codec: Codec<Delivery>,
+    /// Given to the deliverer, and without a turn so far.
+    open: HashSet<String>,
+}
+
+impl Turns {
+    /// Waits until at most so many are open; false where none had its turn for long. Blocking.
+    fn wait(&mut self, most: usize) -> anyhow::Result<bool> {
+        let mut since = Instant::now();
+        while self.open.len() > most {
+            let before = self.open.len();
+            for reader in &mut self.readers {
+                for record in reader.next_batch(&FOLLOW, &|| false)?.iter() {
+                    let delivery = record.payload.map(|payload| self.codec.decode(payload));
+                    if let Some(Ok(delivery)) = delivery
+                        && delivery.replayed
+                    {
+                        self.open.remove(&delivery.delivery_id);
+                    }
+                }
+            }
+            if self.open.len() < before {
+                since = Instant::now();
+            } else if since.elapsed() > STALL {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Tenants and destinations that deliverers have disabled, as the last word on each has it.
@@ -373,12 +519,11 @@ fn scan(
     mut reader: PartitionReader,
     events: &Codec<chatpulse_model::Event>,
     mut wanted: Wanted,
-) -> anyhow::Result<(Vec<Record>, u64)> {
-    let retries = Codec::<Retry>::new(Framing::SingleObject)?;
+) -> anyhow::Result<(Vec<Again>, u64)> {
     let ends = reader.watermarks()?;
     let partition = reader.partition().partition;
     let now = Timestamp::now().as_millisecond();
-    let mut records = Vec::new();
+    let mut found = Vec::new();
     // Every raw record has an outcome, so that of a raw offset mostly stands there or later; all is
     // looked through where chat.events was made again.
     let likely = wanted.keys().min().copied().unwrap_or(ends.low);
@@ -414,17 +559,19 @@ fn scan(
                         event: payload.to_vec(),
                         consent: None,
                     };
-                    records.push(Record {
-                        key: format!("{}/{}", state.tenant, state.destination).into_bytes(),
-                        payload: retries.encode(&retry)?,
-                        ..Record::default()
+                    found.push(Again {
+                        delivery_id: state.delivery_id,
+                        retry,
+                        conversation: event.conversation_id.clone().map(|conversation| {
+                            (event.tenant.clone(), event.source.clone(), conversation)
+                        }),
                     });
                 }
             }
         }
     }
     let missing = wanted.values().map(|states| states.len() as u64).sum();
-    Ok((records, missing))
+    Ok((found, missing))
 }
 
 fn kind(name: &str) -> anyhow::Result<DestinationKind> {

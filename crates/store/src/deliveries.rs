@@ -1,5 +1,7 @@
 //! Table `deliveries`: attempts to deliver events, and what is asked of them.
 
+use std::collections::HashMap;
+
 use chatpulse_model::{Delivery, FailureClass, delivery::DestinationState};
 use clickhouse::{Row, query::Query};
 use serde::{Deserialize, Serialize};
@@ -159,6 +161,9 @@ impl DeliveryState {
     }
 }
 
+/// Tenant, source and conversation.
+pub type ConversationKey = (String, String, String);
+
 /// A place in the list of deliveries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryCursor {
@@ -267,6 +272,38 @@ impl Store {
     ) -> Result<Vec<DeliveryState>, StoreError> {
         let query = self.delivery_states(filter, LATEST_FIRST).bind(limit);
         self.within("reading deliveries", query.fetch_all()).await
+    }
+
+    /// The last word on consent in each of these conversations: whether it was accepted. None of one in which
+    /// nothing was said of it.
+    ///
+    /// # Errors
+    /// [`StoreError`], with its disposition.
+    pub async fn consents(
+        &self,
+        conversations: &[ConversationKey],
+    ) -> Result<HashMap<ConversationKey, bool>, StoreError> {
+        if conversations.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let query = self.client.query(
+            "SELECT tenant, source, assumeNotNull(conversation_id) AS conversation,
+                    argMax(event_type = 'consent.accepted', (partition, offset)) AS is_accepted
+             FROM events
+             WHERE outcome = 'accepted' AND event_type IN ('consent.accepted', 'consent.declined')
+               AND (tenant, source, ifNull(conversation_id, '')) IN ?
+             GROUP BY tenant, source, conversation",
+        );
+        let words: Vec<(String, String, String, bool)> = self
+            .within(
+                "reading what was said of consent",
+                query.bind(conversations).fetch_all(),
+            )
+            .await?;
+        let words = words.into_iter();
+        Ok(words
+            .map(|(tenant, source, conversation, word)| ((tenant, source, conversation), word))
+            .collect())
     }
 
     fn delivery_states(&self, filter: &DeliveryFilter, part: &str) -> Query {

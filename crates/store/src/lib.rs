@@ -27,7 +27,9 @@ mod views;
 
 pub use audit::{Audit, AuditOptions, Claim, Finding, MessageCounts, PartitionBooks, TenantBooks};
 pub use config::{Engine, StoreConfig};
-pub use deliveries::{DeliveryCursor, DeliveryFilter, DeliveryRow, DeliveryState, DestinationRow};
+pub use deliveries::{
+    ConversationKey, DeliveryCursor, DeliveryFilter, DeliveryRow, DeliveryState, DestinationRow,
+};
 pub use dictionary::{Column, Dictionary, View};
 pub use error::{Disposition, StoreError};
 pub use insert::Inserted;

@@ -1,13 +1,15 @@
 //! Deliveries: what attempts come to, by minute, hour and day.
 
 use chatpulse_model::{
-    Delivery, DeliveryResult, DestinationKind, FailureClass, delivery::DestinationState,
+    Delivery, DeliveryResult, DestinationKind, Event, EventType, FailureClass,
+    delivery::DestinationState,
 };
 use chatpulse_store::{
-    AuditOptions, DeliveryRow, DestinationRow, Finding, Span, Store, Unit, Window,
+    AuditOptions, DeliveryCursor, DeliveryFilter, DeliveryRow, DestinationRow, Finding, Span,
+    Store, Unit, Window,
 };
 
-use crate::support::{DAY, HOUR, SECOND, START, client, execute, number, store};
+use crate::support::{DAY, HOUR, SECOND, START, client, event, execute, insert, number, store};
 
 /// Turn `attempt` of delivery `number` to the CRM, `after` the start.
 pub(crate) fn turn(number: i64, attempt: i32, after: i64) -> Delivery {
@@ -431,4 +433,103 @@ async fn deliveries_are_told_by_destination_type_and_time_in_every_unit() {
             ("http_5xx", "retrying"),
         ]
     );
+}
+
+#[tokio::test]
+async fn deliveries_are_listed_latest_first_or_in_the_order_of_their_ids_within_a_time() {
+    let store = store("delivery_lists").await;
+    let of = |number: i64, received_after: i64, at: i64| Delivery {
+        received_at: START + received_after,
+        result: DeliveryResult::GivenUp,
+        next_at: None,
+        ..failed(number, 1, at)
+    };
+    let turns = [
+        of(1, 0, 3 * SECOND),
+        of(2, SECOND, 5 * SECOND),
+        of(3, 2 * SECOND, 4 * SECOND),
+        of(4, 3 * SECOND, 6 * SECOND),
+        turn(5, 1, SECOND),
+    ];
+    deliver(&store, 0, &turns).await;
+    let filter = DeliveryFilter {
+        tenant: Some("acme".into()),
+        destination: Some("crm".into()),
+        result: Some("given_up".into()),
+        from_ms: START,
+        to_ms: START + 3 * SECOND,
+    };
+    let ids = |found: Vec<chatpulse_store::DeliveryState>| -> Vec<String> {
+        found.into_iter().map(|state| state.delivery_id).collect()
+    };
+    let latest = store.latest_deliveries(&filter, 2).await.unwrap();
+    assert_eq!(ids(latest), ["msg_2", "msg_3"]);
+    let first = store.deliveries(&filter, &DeliveryCursor::default(), 2);
+    let first = first.await.unwrap();
+    let rest = store.deliveries(&filter, &first[1].cursor(), 2);
+    assert_eq!(ids(rest.await.unwrap()), ["msg_3"]);
+    assert_eq!(ids(first), ["msg_1", "msg_2"]);
+    for other in [
+        DeliveryFilter {
+            tenant: Some("bravo".into()),
+            ..filter.clone()
+        },
+        DeliveryFilter {
+            destination: Some("erp".into()),
+            ..filter.clone()
+        },
+        DeliveryFilter {
+            result: Some("withheld".into()),
+            ..filter.clone()
+        },
+        DeliveryFilter {
+            from_ms: START + 3 * SECOND,
+            to_ms: START + 3 * SECOND,
+            ..filter
+        },
+    ] {
+        assert_eq!(
+            ids(store.latest_deliveries(&other, 10).await.unwrap()),
+            [""; 0]
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_last_word_on_consent_is_told_by_conversation() {
+    let store = store("delivery_consents").await;
+    let said = |offset: i64, conversation: &str, event_type: EventType| Event {
+        event_type,
+        conversation_id: Some(conversation.into()),
+        ..event(offset)
+    };
+    let accepted = EventType::ConsentAccepted;
+    let declined = EventType::ConsentDeclined;
+    insert(
+        &store,
+        "consents",
+        &[
+            said(0, "yes", declined),
+            said(1, "yes", accepted),
+            said(2, "no", accepted),
+            said(3, "no", declined),
+            said(4, "silent", EventType::MessageSent),
+            said(5, "of nobody's interest", accepted),
+            Event {
+                tenant: "bravo".into(),
+                ..said(6, "silent", accepted)
+            },
+        ],
+    )
+    .await;
+    let key = |conversation: &str| {
+        let event = event(0);
+        (event.tenant, event.source, conversation.to_owned())
+    };
+    let words = store
+        .consents(&[key("yes"), key("no"), key("silent"), key("it's 'odd'")])
+        .await
+        .unwrap();
+    assert_eq!(words, [(key("yes"), true), (key("no"), false)].into());
+    assert!(store.consents(&[]).await.unwrap().is_empty());
 }
