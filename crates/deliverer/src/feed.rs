@@ -42,6 +42,12 @@ const LIMIT: BatchLimit = BatchLimit {
     wait: Duration::from_millis(100),
     linger: Duration::ZERO,
 };
+/// The same for destinations that are behind. What they read is there, and a broker that is slow to find it is
+/// waited for: asked anew each time, it would never be done.
+const BEHIND: BatchLimit = BatchLimit {
+    wait: Duration::from_secs(3),
+    ..LIMIT
+};
 /// Records that one destination reads by itself before it is another's turn.
 const TURN: usize = 5_000;
 /// How often cursors are written.
@@ -516,7 +522,7 @@ fn catch_up(
         let mut at = from;
         let mut read = 0;
         'turn: while read < TURN && !is_over() {
-            let batch = reader.next_batch(&LIMIT, &is_over)?;
+            let batch = reader.next_batch(&BEHIND, &is_over)?;
             if batch.is_empty() {
                 break;
             }

@@ -464,10 +464,11 @@ async fn deliveries_are_listed_latest_first_or_in_the_order_of_their_ids_within_
     };
     let latest = store.latest_deliveries(&filter, 2).await.unwrap();
     assert_eq!(ids(latest), ["msg_2", "msg_3"]);
-    let first = store.deliveries(&filter, &DeliveryCursor::default(), 2);
-    let first = first.await.unwrap();
-    let rest = store.deliveries(&filter, &first[1].cursor(), 2);
-    assert_eq!(ids(rest.await.unwrap()), ["msg_3"]);
+    let start = DeliveryCursor::default();
+    let first = store.deliveries(&filter, &start, 2).await.unwrap();
+    let after = first[1].cursor();
+    let rest = store.deliveries(&filter, &after, 2).await.unwrap();
+    assert_eq!(ids(rest), ["msg_3"]);
     assert_eq!(ids(first), ["msg_1", "msg_2"]);
     for other in [
         DeliveryFilter {
