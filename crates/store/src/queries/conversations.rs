@@ -1,7 +1,10 @@
 //! Conversations one by one, newest first.
 
+use std::fmt;
+
 use clickhouse::Row;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Span, Unit, Window, brief};
 use crate::Store;
@@ -9,7 +12,7 @@ use crate::error::StoreError;
 
 /// A conversation: facts, durations and outcome. `None` is what its source cannot show, or what did
 /// not happen. Times are milliseconds since the Unix epoch.
-#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConversationRow {
     /// Source.
     pub source: String,
@@ -59,6 +62,72 @@ pub struct ConversationRow {
     pub languages: Vec<String>,
 }
 
+/// A row of a page: an element of `conversation_lists`, as it stands there.
+#[derive(Debug, Row, Deserialize)]
+struct Listed {
+    source: String,
+    conversation: Element,
+}
+
+/// Its type, without names, which the client cannot read.
+const ELEMENT: &str = r"Tuple(String, DateTime64(3, \'UTC\'), DateTime64(3, \'UTC\'), Bool, LowCardinality(Nullable(String)),
+    Nullable(UInt64), Nullable(UInt64), Nullable(UInt64), Nullable(UInt64), Nullable(Int64), Nullable(Int64),
+    Nullable(DateTime64(3, \'UTC\')), Nullable(DateTime64(3, \'UTC\')), Nullable(Int64), Nullable(Int64), Nullable(Int64),
+    Nullable(Int64), Nullable(Int64), Array(String), LowCardinality(Nullable(String)), Array(String), Array(String))";
+
+/// All but the source.
+#[derive(Debug)]
+struct Element(ConversationRow);
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Columns;
+        impl<'de> Visitor<'de> for Columns {
+            type Value = Element;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a conversation of the list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut columns: A) -> Result<Element, A::Error> {
+                macro_rules! next {
+                    () => {
+                        (columns.next_element()?)
+                            .ok_or_else(|| A::Error::custom("a conversation has too few columns"))?
+                    };
+                }
+                // In the order of the table.
+                Ok(Element(ConversationRow {
+                    source: String::new(),
+                    conversation_id: next!(),
+                    started_ms: next!(),
+                    last_event_ms: next!(),
+                    is_closed: next!(),
+                    outcome: next!(),
+                    visitor_messages: next!(),
+                    bot_messages: next!(),
+                    agent_messages: next!(),
+                    total_messages: next!(),
+                    reported_total: next!(),
+                    message_gap: next!(),
+                    handoff_requested_ms: next!(),
+                    human_joined_ms: next!(),
+                    first_response_any_ms: next!(),
+                    first_response_human_ms: next!(),
+                    time_to_human_ms: next!(),
+                    handle_time_ms: next!(),
+                    resolution_time_ms: next!(),
+                    goals: next!(),
+                    consent: next!(),
+                    widgets: next!(),
+                    languages: next!(),
+                }))
+            }
+        }
+        deserializer.deserialize_tuple(22, Columns)
+    }
+}
+
 /// Where a page of conversations ends: the last one on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConversationCursor {
@@ -80,7 +149,8 @@ impl Store {
         (cursor, limit): (Option<&ConversationCursor>, u32),
     ) -> Result<Vec<ConversationRow>, StoreError> {
         let after = if cursor.is_some() {
-            "AND (started_ms, l.source, c.conversation_id) < (toInt64(?), ?, ?)"
+            "AND (c.started_at, source, c.conversation_id)
+                    < (fromUnixTimestamp64Milli(toInt64(?), 'UTC'), ?, ?)"
         } else {
             ""
         };
@@ -97,32 +167,12 @@ impl Store {
         }
         .on("hour");
         let sql = format!(
-            "SELECT toString(l.source) AS source, c.conversation_id AS conversation_id,
-                    toUnixTimestamp64Milli(c.started_at) AS started_ms,
-                    toUnixTimestamp64Milli(c.last_event_at) AS last_event_ms,
-                    c.is_closed AS is_closed,
-                    CAST(c.outcome AS Nullable(String)) AS outcome,
-                    c.visitor_messages AS visitor_messages,
-                    c.bot_messages AS bot_messages,
-                    c.agent_messages AS agent_messages,
-                    c.total_messages AS total_messages,
-                    c.reported_total AS reported_total,
-                    c.message_gap AS message_gap,
-                    toUnixTimestamp64Milli(c.handoff_requested_at) AS handoff_requested_ms,
-                    toUnixTimestamp64Milli(c.human_joined_at) AS human_joined_ms,
-                    c.first_response_any_ms AS first_response_any_ms,
-                    c.first_response_human_ms AS first_response_human_ms,
-                    c.time_to_human_ms AS time_to_human_ms,
-                    c.handle_time_ms AS handle_time_ms,
-                    c.resolution_time_ms AS resolution_time_ms,
-                    c.goals AS goals,
-                    CAST(c.consent AS Nullable(String)) AS consent,
-                    c.widgets AS widgets,
-                    c.languages AS languages
-             FROM (SELECT source, conversations FROM conversation_lists FINAL WHERE tenant = ? AND {hours}) AS l
-             ARRAY JOIN l.conversations AS c
-             WHERE started_ms >= {since_ms} AND started_ms < {until_ms} {after}
-             ORDER BY started_ms DESC, source DESC, conversation_id DESC
+            "SELECT source, CAST(c, '{ELEMENT}') AS conversation
+             FROM conversation_lists FINAL ARRAY JOIN conversations AS c
+             PREWHERE tenant = ? AND {hours}
+             WHERE c.started_at >= fromUnixTimestamp64Milli({since_ms}, 'UTC')
+               AND c.started_at < fromUnixTimestamp64Milli({until_ms}, 'UTC') {after}
+             ORDER BY c.started_at DESC, source DESC, c.conversation_id DESC
              LIMIT ?"
         );
         let mut query = brief(self.client.query(&sql).bind(tenant));
@@ -133,8 +183,14 @@ impl Store {
                 .bind(&cursor.conversation_id);
         }
         let query = query.bind(limit);
-        self.within("reading conversations", query.fetch_all())
-            .await
+        let rows: Vec<Listed> = self
+            .within("reading conversations", query.fetch_all())
+            .await?;
+        let row = |listed: Listed| ConversationRow {
+            source: listed.source,
+            ..listed.conversation.0
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
     /// From which hour on the newest `limit` conversations that started in the window are found: only as

@@ -8,12 +8,15 @@
 //! plan that takes it longer than to read the rows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
 use clickhouse::Row;
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::Span;
 use super::cohorts::{Breakdown, CohortState, Figure};
+use super::health::GapCount;
 use crate::rollup::SETTLING_MS;
 
 /// Most groups of a breakdown by widget or language, `(other)` among them.
@@ -23,29 +26,105 @@ const OTHER: &str = "(other)";
 /// The metric that time changes also where no conversation is open.
 pub const REOPEN_RATE: &str = "reopen_rate";
 
-/// A row of `conversation_rollup`. The vectors have an element for each widget or language; within them
-/// one for each metric.
+/// A row of `conversation_rollup`, as it stands there.
 #[derive(Debug, Clone, Default, Row, Deserialize)]
 pub(super) struct Cohort {
     /// `widget`, `language`, or empty.
     pub dimension: String,
     pub source: String,
-    pub start_ms: i64,
+    /// Start of the hour or day; seconds.
+    #[serde(rename = "cohort")]
+    pub start: u32,
     /// Conversations not closed.
     pub open: u64,
-    /// When the last of them closes if it stays silent.
-    pub settles_at_ms: Option<i64>,
-    /// When the last close is old enough for the reopen rate, where it is not yet.
-    pub reopen_settles_at_ms: Option<i64>,
-    pub values: Vec<String>,
-    pub conversations: Vec<u64>,
-    /// Joined with commas, as all rows of one version have the same.
-    pub metrics: Vec<String>,
-    pub kinds: Vec<String>,
-    pub observed: Vec<Vec<u64>>,
-    pub numerators: Vec<Vec<Option<i64>>>,
-    pub denominators: Vec<Vec<Option<i64>>>,
-    pub durations: Vec<Vec<Vec<i64>>>,
+    /// When the last of them closes if it stays silent; milliseconds.
+    pub settles_at: Option<i64>,
+    /// When the last close is old enough for the reopen rate, where it is not yet; milliseconds.
+    pub reopen_settles_at: Option<i64>,
+    /// One for each widget or language, or just one.
+    pub figures: Vec<Element>,
+}
+
+impl Cohort {
+    fn start_ms(&self) -> i64 {
+        i64::from(self.start) * 1000
+    }
+}
+
+/// Figures of one widget or language of a cohort. The vectors have an element for each metric.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(from = "Columns")]
+pub(super) struct Element {
+    pub value: String,
+    pub conversations: u64,
+    pub metrics: Joined,
+    pub kinds: Joined,
+    pub observed: Vec<u64>,
+    pub numerators: Vec<Option<i64>>,
+    pub denominators: Vec<Option<i64>>,
+    pub durations: Vec<Vec<i64>>,
+}
+
+/// Their type, without names, which the client cannot read.
+pub(super) const ELEMENTS: &str = "Array(Tuple(LowCardinality(String), UInt64,
+    Array(LowCardinality(String)), Array(LowCardinality(String)), Array(UInt64),
+    Array(Nullable(Int64)), Array(Nullable(Int64)), Array(Array(Int64))))";
+
+type Columns = (
+    String,
+    u64,
+    Joined,
+    Joined,
+    Vec<u64>,
+    Vec<Option<i64>>,
+    Vec<Option<i64>>,
+    Vec<Vec<i64>>,
+);
+
+impl From<Columns> for Element {
+    fn from(columns: Columns) -> Element {
+        let (value, conversations, metrics, kinds, observed, numerators, denominators, durations) =
+            columns;
+        Element {
+            value,
+            conversations,
+            metrics,
+            kinds,
+            observed,
+            numerators,
+            denominators,
+            durations,
+        }
+    }
+}
+
+/// Names, joined with commas: all rows of one version have the same, so they are compared as one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Joined(pub String);
+
+impl<'de> Deserialize<'de> for Joined {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Joined;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("names")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Joined, A::Error> {
+                let mut joined = String::new();
+                while let Some(name) = names.next_element::<&str>()? {
+                    if !joined.is_empty() {
+                        joined.push(',');
+                    }
+                    joined.push_str(name);
+                }
+                Ok(Joined(joined))
+            }
+        }
+        deserializer.deserialize_seq(Names)
+    }
 }
 
 /// What a group is of, in the order of figures.
@@ -119,9 +198,10 @@ pub(super) fn merge(
     let mut metrics = Metrics::default();
     let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
     for cohort in cohorts {
-        for (element, value) in cohort.values.iter().enumerate() {
-            let numbers = metrics.of(&cohort.metrics[element], &cohort.kinds[element]);
-            let is_apart = largest.contains(&(cohort.dimension.as_str(), value.as_str()));
+        for element in &cohort.figures {
+            let numbers = metrics.of(&element.metrics.0, &element.kinds.0);
+            let value = element.value.as_str();
+            let is_apart = largest.contains(&(cohort.dimension.as_str(), value));
             let value = if is_apart { value } else { OTHER };
             for key in keys(cohort, value, breakdowns) {
                 groups.entry(key).or_default().add(cohort, element, numbers);
@@ -159,21 +239,50 @@ pub(super) fn state(cohorts: &[Cohort], as_of_ms: Option<i64>) -> CohortState {
         ..CohortState::default()
     };
     cohorts.iter().fold(begin, |state, cohort| CohortState {
-        conversations: state.conversations + cohort.conversations.iter().sum::<u64>(),
+        conversations: state.conversations
+            + (cohort.figures.iter().map(|element| element.conversations)).sum::<u64>(),
         open: state.open + cohort.open,
-        settles_at_ms: state.settles_at_ms.max(cohort.settles_at_ms),
-        reopen_settles_at_ms: state.reopen_settles_at_ms.max(cohort.reopen_settles_at_ms),
+        settles_at_ms: state.settles_at_ms.max(cohort.settles_at),
+        reopen_settles_at_ms: state.reopen_settles_at_ms.max(cohort.reopen_settles_at),
         ..state
     })
+}
+
+/// Message gaps by source, of cohorts that are not taken apart and the sources that report a total.
+pub(super) fn gaps(cohorts: &[Cohort]) -> Vec<GapCount> {
+    let mut gaps: BTreeMap<&str, GapCount> = BTreeMap::new();
+    for cohort in cohorts {
+        for element in &cohort.figures {
+            let place = |metric| element.metrics.0.split(',').position(|name| name == metric);
+            let (Some(missing), Some(with_gap)) =
+                (place("messages_missing"), place("conversations_with_gap"))
+            else {
+                continue;
+            };
+            let of_source = gaps.entry(&cohort.source).or_default();
+            of_source.conversations += element.observed[missing];
+            of_source.missing += element.numerators[missing].unwrap_or_default();
+            let with_gap = element.numerators[with_gap].unwrap_or_default();
+            of_source.with_gap += u64::try_from(with_gap).unwrap_or_default();
+        }
+    }
+    (gaps.into_iter())
+        .filter(|(_, gap)| gap.conversations > 0)
+        .map(|(source, gap)| GapCount {
+            source: source.to_owned(),
+            ..gap
+        })
+        .collect()
 }
 
 /// The widgets and languages that are told apart: those of most conversations.
 fn largest(cohorts: &[Cohort]) -> HashSet<(&str, &str)> {
     let mut sizes: HashMap<(&str, &str), u64> = HashMap::new();
     for cohort in cohorts {
-        for (value, size) in cohort.values.iter().zip(&cohort.conversations) {
-            if value != OTHER {
-                *sizes.entry((&cohort.dimension, value)).or_default() += size;
+        for element in &cohort.figures {
+            if element.value != OTHER {
+                let name = (cohort.dimension.as_str(), element.value.as_str());
+                *sizes.entry(name).or_default() += element.conversations;
             }
         }
     }
@@ -208,7 +317,7 @@ fn keys(cohort: &Cohort, value: &str, breakdowns: &[Breakdown]) -> Vec<Key> {
                 });
             }
             Breakdown::Time => keys.push(Key {
-                at_ms: Some(cohort.start_ms),
+                at_ms: Some(cohort.start_ms()),
                 ..key(breakdown)
             }),
             Breakdown::Widget | Breakdown::Language => keys.push(Key {
@@ -221,21 +330,20 @@ fn keys(cohort: &Cohort, value: &str, breakdowns: &[Breakdown]) -> Vec<Key> {
 }
 
 impl Group {
-    fn add(&mut self, cohort: &Cohort, element: usize, metrics: &[usize]) {
+    fn add(&mut self, cohort: &Cohort, element: &Element, metrics: &[usize]) {
         self.is_open |= cohort.open > 0;
-        self.is_reopening |= cohort.reopen_settles_at_ms.is_some();
-        self.last_start_ms = self.last_start_ms.max(cohort.start_ms);
+        self.is_reopening |= cohort.reopen_settles_at.is_some();
+        self.last_start_ms = self.last_start_ms.max(cohort.start_ms());
         let last = metrics.iter().copied().max().unwrap_or_default();
         if self.sums.len() <= last {
             self.sums.resize_with(last + 1, || None);
         }
         for (place, &metric) in metrics.iter().enumerate() {
             let sum = self.sums[metric].get_or_insert_default();
-            sum.observed += cohort.observed[element][place];
-            add(&mut sum.numerator, cohort.numerators[element][place]);
-            add(&mut sum.denominator, cohort.denominators[element][place]);
-            sum.durations
-                .extend_from_slice(&cohort.durations[element][place]);
+            sum.observed += element.observed[place];
+            add(&mut sum.numerator, element.numerators[place]);
+            add(&mut sum.denominator, element.denominators[place]);
+            sum.durations.extend_from_slice(&element.durations[place]);
         }
     }
 }
@@ -307,25 +415,21 @@ mod tests {
     };
 
     fn of(dimension: &str, start_ms: i64, values: &[(&str, u64)]) -> Cohort {
-        let each = values.len();
+        let element = |&(value, size): &(&str, u64)| Element {
+            value: value.into(),
+            conversations: size,
+            metrics: Joined("conversations,handle_time".into()),
+            kinds: Joined("count,duration".into()),
+            observed: vec![size, size],
+            numerators: vec![Some(size as i64), None],
+            denominators: vec![None, None],
+            durations: vec![vec![], vec![size as i64 * 10]],
+        };
         Cohort {
             dimension: dimension.into(),
             source: "loyjoy".into(),
-            start_ms,
-            values: values.iter().map(|(value, _)| (*value).into()).collect(),
-            conversations: values.iter().map(|&(_, size)| size).collect(),
-            metrics: vec!["conversations,handle_time".into(); each],
-            kinds: vec!["count,duration".into(); each],
-            observed: values.iter().map(|&(_, size)| vec![size, size]).collect(),
-            numerators: values
-                .iter()
-                .map(|&(_, size)| vec![Some(size as i64), None])
-                .collect(),
-            denominators: vec![vec![None, None]; each],
-            durations: values
-                .iter()
-                .map(|&(_, size)| vec![vec![], vec![size as i64 * 10]])
-                .collect(),
+            start: (start_ms / 1000) as u32,
+            figures: values.iter().map(element).collect(),
             ..Cohort::default()
         }
     }
@@ -363,12 +467,15 @@ mod tests {
     #[test]
     fn rows_of_two_versions_are_one_group() {
         let mut newer = of("", HOUR, &[("", 4)]);
-        newer.metrics = vec!["new,handle_time,conversations".into()];
-        newer.kinds = vec!["count,duration,count".into()];
-        newer.observed = vec![vec![9, 4, 4]];
-        newer.numerators = vec![vec![Some(9), None, Some(4)]];
-        newer.denominators = vec![vec![None; 3]];
-        newer.durations = vec![vec![vec![], vec![30], vec![]]];
+        newer.figures = vec![Element {
+            metrics: Joined("new,handle_time,conversations".into()),
+            kinds: Joined("count,duration,count".into()),
+            observed: vec![9, 4, 4],
+            numerators: vec![Some(9), None, Some(4)],
+            denominators: vec![None; 3],
+            durations: vec![vec![], vec![30], vec![]],
+            ..Element::default()
+        }];
         let cohorts = [of("", 0, &[("", 1)]), newer];
         let figures = merge(&cohorts, &[Breakdown::Source], (SPAN, None));
         let all = |metric: &str| {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{LATENCIES, Span, Unit, Window, brief};
+use super::{LATENCIES, Span, Unit, Window, brief, figures};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -136,7 +136,7 @@ pub struct BrowserLoss {
 }
 
 /// Reported less received messages of one source.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GapCount {
     /// Source.
     pub source: String,
@@ -277,8 +277,7 @@ impl Store {
         let (table, column, inside) = span.health();
         let sql = format!(
             "SELECT
-                     toNullable(toString(h.source)) AS source,
-                     toNullable(toString(h.event_type)) AS event_type,
+                     h.source AS source, h.event_type AS event_type,
                      sum(h.received) AS received,
                      sum(h.accepted) AS accepted,
                      sum(h.duplicate) AS duplicate,
@@ -317,9 +316,8 @@ impl Store {
     async fn counted(&self, tenant: &str, span: Span) -> Result<Counted, StoreError> {
         let (table, column, inside) = span.health();
         let sql = format!(
-            "SELECT toNullable(toString(h.source)) AS source,
-                    toNullable(toString(h.event_type)) AS event_type,
-                    toNullable(h.source_event) AS source_event, toNullable(h.documented) AS documented,
+            "SELECT h.source AS source, h.event_type AS event_type, h.source_event AS source_event,
+                    h.documented AS documented,
                     sum(h.received) AS received, sum(h.rejected) AS rejected, sum(h.duplicate) AS duplicate,
                     toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_received_ms
              FROM {table} AS h
@@ -393,24 +391,8 @@ impl Store {
         tenant: &str,
         span: Span,
     ) -> Result<Vec<GapCount>, StoreError> {
-        // A cohort that is not taken apart has one element of figures.
-        let of = |metric: &str, what: &str| {
-            format!("figures.{what}[1][indexOf(figures.metrics[1], '{metric}')]")
-        };
-        let sql = format!(
-            "SELECT toString(source) AS source, sum({}) AS conversations,
-                    toUInt64(sum(ifNull({}, 0))) AS with_gap, sum(ifNull({}, 0)) AS missing
-             FROM conversation_rollup FINAL
-             WHERE tenant = ? AND unit = '{}' AND dimension = '' AND {}
-             GROUP BY source HAVING conversations > 0 ORDER BY source",
-            of("messages_missing", "observed"),
-            of("conversations_with_gap", "numerators"),
-            of("messages_missing", "numerators"),
-            span.unit.cohorts(),
-            span.on("cohort"),
-        );
-        let query = brief(self.client.query(&sql).bind(tenant));
-        self.within("reading message gaps", query.fetch_all()).await
+        let cohorts = self.cohorts(tenant, span, vec![""]).await?;
+        Ok(figures::gaps(&cohorts))
     }
 }
 

@@ -140,9 +140,11 @@ const LATENCIES: &str = "
     arrayFilter(ms -> isFinite(ms), quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(h.queryable_latency)) AS queryable_ms";
 
 /// Settings for a question that reads little: more threads would cost more than they save, and take
-/// turns with other questions. The last row of a key stands in one partition.
+/// turns with other questions. The last row of a key stands in one partition; conditions on keys are
+/// judged before the other columns are read, also of tables of which the last row counts.
 fn brief(query: Query) -> Query {
     query
         .with_setting("max_threads", "1")
         .with_setting("do_not_merge_across_partitions_select_final", "1")
+        .with_setting("optimize_move_to_prewhere_if_final", "1")
 }

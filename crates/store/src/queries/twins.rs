@@ -28,6 +28,16 @@ pub struct TwinCount {
 /// How long before the window an event type may have had its twins; days.
 const REMEMBERED_DAYS: i64 = 30;
 
+/// An event type with twins.
+#[derive(Debug, Row, Deserialize)]
+struct TwinTypeRow {
+    source: String,
+    server: u64,
+    server_both: u64,
+    page: u64,
+    page_both: u64,
+}
+
 impl Store {
     /// Twins of events that occurred in the window, which begins with the hour that it begins in, by source,
     /// as of the last roll-up: the last hour or two are not in it yet.
@@ -42,17 +52,32 @@ impl Store {
             ..window
         });
         let sql = format!(
-            "SELECT toString(t.source) AS source, uniqExact(t.event_type) AS types, sum(t.server) AS server,
-                    sum(t.server_both) AS server_both, sum(t.page) AS page, sum(t.page_both) AS page_both
+            "SELECT source, sumIf(t.server, {inside}) AS server, sumIf(t.server_both, {inside}) AS server_both,
+                    sumIf(t.page, {inside}) AS page, sumIf(t.page_both, {inside}) AS page_both
              FROM twin_rollup AS t FINAL
-             WHERE t.tenant = ? AND {} AND (t.source, t.event_type) IN (
-                 SELECT source, event_type FROM twin_rollup FINAL
-                 WHERE tenant = ? AND {} AND server_both + page_both > 0)
-             GROUP BY source ORDER BY source",
-            span.on("t.hour"),
+             WHERE tenant = ? AND {}
+             GROUP BY source, event_type
+             HAVING countIf({inside}) > 0 AND sum(t.server_both + t.page_both) > 0
+             ORDER BY source",
             before.on("hour"),
+            inside = span.on("hour"),
         );
-        let query = brief(self.client.query(&sql).bind(tenant).bind(tenant));
-        self.within("reading twins", query.fetch_all()).await
+        let query = brief(self.client.query(&sql).bind(tenant));
+        let types: Vec<TwinTypeRow> = self.within("reading twins", query.fetch_all()).await?;
+        let of_source = |types: &[TwinTypeRow]| {
+            let sum = |of: fn(&TwinTypeRow) -> u64| types.iter().map(of).sum();
+            TwinCount {
+                source: types[0].source.clone(),
+                types: types.len() as u64,
+                server: sum(|row| row.server),
+                server_both: sum(|row| row.server_both),
+                page: sum(|row| row.page),
+                page_both: sum(|row| row.page_both),
+            }
+        };
+        Ok(types
+            .chunk_by(|one, other| one.source == other.source)
+            .map(of_source)
+            .collect())
     }
 }
