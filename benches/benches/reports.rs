@@ -308,7 +308,7 @@ impl Bench {
             "store type_series": store.type_series(tenant, health),
             "store browser_loss": store.browser_loss(tenant, health.window),
             "store message_gaps": store.message_gaps(tenant, cohorts),
-            "store rejections_by_reason": store.rejections_by_reason(tenant, health.window),
+            "store rejections_by_reason": store.rejections_by_reason(tenant, health),
             "store figures by source": store.figures(tenant, cohorts, &[Breakdown::Source]),
             "store figures by time": store.figures(tenant, cohorts, &[Breakdown::Time]),
             "store figures by widget": store.figures(tenant, cohorts, &[Breakdown::Widget]),

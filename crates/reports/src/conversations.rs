@@ -212,7 +212,7 @@ impl Reports {
     ) -> Result<Conversations, StoreError> {
         let (store, span) = (&self.store, period.cohorts());
         let (definitions, Figures { state, mut figures }, restated) = tokio::try_join!(
-            store.metric_definitions(),
+            self.definitions(),
             store.figures(tenant, span, &Breakdown::ALL),
             store.restatements(tenant, span.window, (0, RESTATEMENTS)),
         )?;
@@ -377,7 +377,7 @@ impl Conversations {
 }
 
 /// The sources, and every metric over all of them and of each.
-fn metrics(definitions: Vec<MetricDefinition>, figures: &[Figure]) -> (Vec<String>, Vec<Metric>) {
+fn metrics(definitions: &[MetricDefinition], figures: &[Figure]) -> (Vec<String>, Vec<Metric>) {
     let mut sources: Vec<String> = figures
         .iter()
         .filter_map(|row| row.source.clone())
@@ -390,13 +390,13 @@ fn metrics(definitions: Vec<MetricDefinition>, figures: &[Figure]) -> (Vec<Strin
             .find(|row| row.metric == metric && row.source.as_deref() == source)
     };
     let metrics = definitions
-        .into_iter()
+        .iter()
         .map(|definition| {
-            let metric = definition.metric;
+            let metric = definition.metric.clone();
             let overall = find(&metric, None);
             Metric {
-                title: definition.title,
-                formula: definition.formula,
+                title: definition.title.clone(),
+                formula: definition.formula.clone(),
                 provisional: overall.is_some_and(|figure| figure.provisional),
                 overall: overall.and_then(value),
                 by_source: sources
@@ -571,7 +571,7 @@ mod tests {
             formula: String::new(),
             needs: Vec::new(),
         });
-        let (sources, metrics) = metrics(definitions.into(), &figures);
+        let (sources, metrics) = metrics(&definitions, &figures);
         assert_eq!(sources, ["a", "b"]);
         let containment = metrics
             .iter()

@@ -235,14 +235,13 @@ impl Reports {
         let window = span.window;
         let (key_span, key_baseline) = period.keys();
         let (
-            rows,
+            health,
             (before, names),
             keys,
             losses,
             gaps,
             rejections,
             recent_rejections,
-            series,
             twin_counts,
             deliveries,
         ) = tokio::try_join!(
@@ -251,14 +250,13 @@ impl Reports {
             store.key_health(tenant, key_span, key_baseline),
             store.browser_loss(tenant, window),
             store.message_gaps(tenant, period.cohorts()),
-            store.rejections_by_reason(tenant, window),
+            store.rejections_by_reason(tenant, span),
             store.recent_rejections(tenant, window, (None, RECENT_REJECTIONS)),
-            store.health_series(tenant, span),
             store.twins(tenant, window),
             self.outgoing(tenant, period),
         )?;
         let found = Found {
-            rows,
+            rows: health.rows,
             before,
             losses,
             gaps,
@@ -279,7 +277,7 @@ impl Reports {
                 ..drift(names, &sources)
             },
             sources,
-            series: series.into_iter().map(Point::from).collect(),
+            series: health.points.into_iter().map(Point::from).collect(),
             rejections: rejections.into_iter().map(Reason::from).collect(),
             recent_rejections: recent_rejections.into_iter().map(Failure::from).collect(),
             twins: twins(&twin_counts),

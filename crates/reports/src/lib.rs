@@ -56,9 +56,11 @@ pub use rollups::{RollUpMetrics, keep_rolled_up};
 pub use twins::{Reconciled, TwinSource, Twins};
 pub use verdict::{Judgement, Verdict};
 
+use std::sync::Arc;
+
 use chatpulse_model::source::Catalog;
-use chatpulse_store::Store;
-use tokio::sync::watch;
+use chatpulse_store::{MetricDefinition, Store, StoreError};
+use tokio::sync::{OnceCell, watch};
 
 /// Makes every report. Clones share what they read from.
 #[derive(Clone)]
@@ -66,6 +68,8 @@ pub struct Reports {
     store: Store,
     catalog: &'static Catalog,
     lag: Option<watch::Receiver<Vec<StageLag>>>,
+    /// They are part of the views, which change with the program only.
+    definitions: Arc<OnceCell<Vec<MetricDefinition>>>,
 }
 
 impl Reports {
@@ -75,6 +79,7 @@ impl Reports {
             store,
             catalog,
             lag: None,
+            definitions: Arc::default(),
         }
     }
 
@@ -84,6 +89,12 @@ impl Reports {
             lag: Some(lag),
             ..self
         }
+    }
+
+    /// Every metric, in the order of reports.
+    async fn definitions(&self) -> Result<&[MetricDefinition], StoreError> {
+        let read = || self.store.metric_definitions();
+        Ok(self.definitions.get_or_try_init(read).await?)
     }
 
     fn stages(&self) -> Option<Vec<StageLag>> {

@@ -64,7 +64,7 @@ impl Reports {
     /// Every metric, held against every source that the store knows.
     pub async fn matrix(&self) -> Result<Matrix, StoreError> {
         let (definitions, cells) =
-            tokio::try_join!(self.store.metric_definitions(), self.store.source_metrics())?;
+            tokio::try_join!(self.definitions(), self.store.source_metrics())?;
         let mut by_metric: BTreeMap<String, BTreeMap<String, MatrixCell>> = BTreeMap::new();
         let mut sources: Vec<MatrixSource> = Vec::new();
         for cell in cells {
@@ -87,7 +87,8 @@ impl Reports {
             );
         }
         let metrics = definitions
-            .into_iter()
+            .iter()
+            .cloned()
             .map(|of| MatrixMetric {
                 by_source: by_metric.remove(&of.metric).unwrap_or_default(),
                 metric: of.metric,

@@ -37,8 +37,8 @@ pub use migrations::{MIGRATIONS, Migration};
 pub use queries::{
     AcceptedPoint, Books, Breakdown, BrowserLoss, Cohort, CohortState, ConversationCursor,
     ConversationRow, DeliveryFigures, DeliveryPoint, DestinationInfo, FailedTurn, FailedTurnCursor,
-    Figure, Figures, GapCount, HealthPoint, HealthRow, KeyHealth, MetricDefinition, MetricRow,
-    NameHealth, PendingDeliveries, PipelinePoint, REOPEN_RATE, Rejected, RejectedCursor,
+    Figure, Figures, GapCount, Health, HealthPoint, HealthRow, KeyHealth, MetricDefinition,
+    MetricRow, NameHealth, PendingDeliveries, PipelinePoint, REOPEN_RATE, Rejected, RejectedCursor,
     RejectionCount, Restatement, SessionEvent, SourceMetric, Span, TenantRow, TwinCount,
     TypeBaseline, TypePoint, Unit, Window,
 };

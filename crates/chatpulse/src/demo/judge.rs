@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use chatpulse_reports::{Period, Value};
 use chatpulse_simulator::{Durations, Ratio, SourceMetrics, TenantTruth, Truth};
-use chatpulse_store::{AuditOptions, Books, Cohort, MetricRow, Window};
+use chatpulse_store::{AuditOptions, Books, Cohort, MetricRow, Span, Unit, Window};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -210,10 +210,14 @@ pub(super) async fn judge(
     }
     let mut metrics = BTreeMap::new();
     let mut differences = Vec::new();
+    let by_day = Span {
+        window: ALL_TIME,
+        unit: Unit::Day,
+    };
     for tenant in &truth.per_tenant {
         for row in probe
             .store
-            .rejections_by_reason(&tenant.tenant, ALL_TIME)
+            .rejections_by_reason(&tenant.tenant, by_day)
             .await?
         {
             *totals.rejected.entry(row.reason).or_default() += row.rejected;

@@ -460,7 +460,10 @@ async fn a_page_changes_by_itself_and_leaves_the_reader_where_they_are() {
         )
         .await;
     assert_eq!(kept, true);
-    assert_eq!(page.problems(), [""; 0]);
+    // A page gives up a request that takes long, and asks again.
+    let mut problems = page.problems();
+    problems.retain(|problem| !problem.ends_with("net::ERR_ABORTED"));
+    assert_eq!(problems, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -214,21 +214,18 @@ impl Store {
         span: Span,
         breakdowns: &[Breakdown],
     ) -> Result<Figures, StoreError> {
-        let apart = breakdowns
-            .iter()
-            .map(|breakdown| breakdown.dimension())
-            .filter(|dimension| !dimension.is_empty())
-            .collect();
-        let (as_of_ms, mut cohorts, apart) = tokio::try_join!(
+        // How far they are is told by those that are not taken apart.
+        let mut dimensions: Vec<&str> = breakdowns.iter().map(|of| of.dimension()).collect();
+        dimensions.push("");
+        dimensions.sort_unstable();
+        dimensions.dedup();
+        let (as_of_ms, cohorts) = tokio::try_join!(
             self.rolled_up_as_of(),
-            self.cohorts(tenant, span, vec![""]),
-            self.cohorts(tenant, span, apart),
+            self.cohorts(tenant, span, dimensions),
         )?;
-        let state = figures::state(&cohorts, as_of_ms);
-        cohorts.extend(apart);
         Ok(Figures {
             figures: figures::merge(&cohorts, breakdowns, (span, as_of_ms)),
-            state,
+            state: figures::state(&cohorts, as_of_ms),
         })
     }
 
@@ -249,9 +246,6 @@ impl Store {
         span: Span,
         dimensions: Vec<&str>,
     ) -> Result<Vec<CohortRow>, StoreError> {
-        if dimensions.is_empty() {
-            return Ok(Vec::new());
-        }
         let sql = format!(
             "SELECT dimension, source, cohort, open, settles_at, reopen_settles_at,
                     CAST(figures, '{ELEMENTS}') AS figures

@@ -232,13 +232,14 @@ pub(super) fn merge(
     figures
 }
 
-/// How far cohorts are that are not taken apart.
+/// How far cohorts are: those of them that are not taken apart.
 pub(super) fn state(cohorts: &[Cohort], as_of_ms: Option<i64>) -> CohortState {
     let begin = CohortState {
         as_of_ms,
         ..CohortState::default()
     };
-    cohorts.iter().fold(begin, |state, cohort| CohortState {
+    let whole = cohorts.iter().filter(|cohort| cohort.dimension.is_empty());
+    whole.fold(begin, |state, cohort| CohortState {
         conversations: state.conversations
             + (cohort.figures.iter().map(|element| element.conversations)).sum::<u64>(),
         open: state.open + cohort.open,

@@ -10,9 +10,18 @@ use super::{LATENCIES, Span, Unit, Window, brief, figures};
 use crate::Store;
 use crate::error::StoreError;
 
+/// Delivery of a tenant in a span.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Health {
+    /// Of the tenant, of each source, and of each type of each source; none where nothing came.
+    pub rows: Vec<HealthRow>,
+    /// Over time per source, as of [`Store::health_series`].
+    pub points: Vec<HealthPoint>,
+}
+
 /// Delivery of one event type of one source, of one source (`event_type` is none), or of the tenant
 /// (both are none).
-#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HealthRow {
     /// Source; none for all together.
     pub source: Option<String>,
@@ -155,6 +164,23 @@ const MAX_COUNTED: usize = 5 * MAX_NAMES;
 /// Most points of a series.
 const MAX_POINTS: u32 = 50_000;
 
+/// A [`HealthRow`], or a [`HealthPoint`] where it has a time.
+#[derive(Debug, Row, Deserialize)]
+struct HealthSetRow {
+    source: Option<String>,
+    event_type: Option<String>,
+    at_ms: Option<i64>,
+    received: u64,
+    accepted: u64,
+    duplicate: u64,
+    rejected: u64,
+    late: u64,
+    clock_ahead: u64,
+    receive_ms: Vec<f64>,
+    queryable_ms: Vec<f64>,
+    last_received_ms: i64,
+}
+
 /// What came of an event type (`source_event` is none), or under a vendor's name.
 #[derive(Debug, Row, Deserialize)]
 struct CountedRow {
@@ -272,30 +298,62 @@ fn names(now: Names, before: Names) -> Vec<NameHealth> {
 }
 
 impl Store {
-    /// Delivery in the span: of the tenant, of each source, and of each type of each source.
-    pub async fn health(&self, tenant: &str, span: Span) -> Result<Vec<HealthRow>, StoreError> {
+    /// Delivery in the span, altogether and over time: the sketches of latencies are read once for both.
+    pub async fn health(&self, tenant: &str, span: Span) -> Result<Health, StoreError> {
         let (table, column, inside) = span.health();
         let sql = format!(
-            "SELECT
-                     h.source AS source, h.event_type AS event_type,
-                     sum(h.received) AS received,
-                     sum(h.accepted) AS accepted,
-                     sum(h.duplicate) AS duplicate,
-                     sum(h.rejected) AS rejected,
-                     sum(h.late) AS late,
-                     sum(h.clock_ahead) AS clock_ahead,
-                     {LATENCIES},
-                     toInt64(toUnixTimestamp(max({column}))) * 1000 AS last_received_ms
-                 FROM {table} AS h
-                 WHERE h.tenant = ? AND {inside}
-                 GROUP BY GROUPING SETS ((source, event_type), (source), ())
-                 HAVING received > 0
-                 ORDER BY source NULLS FIRST, event_type NULLS FIRST
-                 SETTINGS group_by_use_nulls = 1"
+            "WITH toInt64(toUnixTimestamp(h.{column})) * 1000 AS at
+             SELECT h.source AS source, h.event_type AS event_type, at AS at_ms,
+                    sum(h.received) AS received, sum(h.accepted) AS accepted, sum(h.duplicate) AS duplicate,
+                    sum(h.rejected) AS rejected, sum(h.late) AS late, sum(h.clock_ahead) AS clock_ahead,
+                    {LATENCIES},
+                    toInt64(toUnixTimestamp(max(h.{column}))) * 1000 AS last_received_ms
+             FROM {table} AS h
+             WHERE h.tenant = ? AND {inside}
+             GROUP BY GROUPING SETS ((source, event_type), (source), (), (source, at))
+             HAVING received > 0
+             ORDER BY at NULLS FIRST, source NULLS FIRST, event_type NULLS FIRST
+             LIMIT {MAX_POINTS}
+             SETTINGS group_by_use_nulls = 1"
         );
         let query = brief(self.client.query(&sql).bind(tenant));
-        self.within("reading delivery health", query.fetch_all())
-            .await
+        let rows: Vec<HealthSetRow> = self
+            .within("reading delivery health", query.fetch_all())
+            .await?;
+        let mut health = Health::default();
+        for row in rows {
+            match row {
+                HealthSetRow {
+                    at_ms: Some(at_ms),
+                    source: Some(source),
+                    ..
+                } => health.points.push(HealthPoint {
+                    at_ms,
+                    source,
+                    received: row.received,
+                    accepted: row.accepted,
+                    duplicate: row.duplicate,
+                    rejected: row.rejected,
+                    late: row.late,
+                    receive_ms: row.receive_ms,
+                    queryable_ms: row.queryable_ms,
+                }),
+                row => health.rows.push(HealthRow {
+                    source: row.source,
+                    event_type: row.event_type,
+                    received: row.received,
+                    accepted: row.accepted,
+                    duplicate: row.duplicate,
+                    rejected: row.rejected,
+                    late: row.late,
+                    clock_ahead: row.clock_ahead,
+                    receive_ms: row.receive_ms,
+                    queryable_ms: row.queryable_ms,
+                    last_received_ms: row.last_received_ms,
+                }),
+            }
+        }
+        Ok(health)
     }
 
     /// What came of each type in the baseline, which is what is to be expected, and the vendor's event names

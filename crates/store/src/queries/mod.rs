@@ -22,7 +22,7 @@ pub use deliveries::{
 };
 pub use figures::REOPEN_RATE;
 pub use health::{
-    BrowserLoss, GapCount, HealthPoint, HealthRow, NameHealth, TypeBaseline, TypePoint,
+    BrowserLoss, GapCount, Health, HealthPoint, HealthRow, NameHealth, TypeBaseline, TypePoint,
 };
 pub use keys::KeyHealth;
 pub use overview::{Books, PipelinePoint, TenantRow};

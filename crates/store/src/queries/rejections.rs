@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{Unit, Window, brief};
+use super::{Span, Unit, Window, brief};
 use crate::Store;
 use crate::error::StoreError;
 
@@ -55,47 +55,35 @@ pub struct RejectedCursor {
 }
 
 impl Store {
-    /// Rejections of the window by source and reason: whole hours from the roll-up, what is left of the
-    /// window at its ends one by one.
+    /// Rejected records of the tenant that were received in the span, the most frequent first.
     pub async fn rejections_by_reason(
         &self,
         tenant: &str,
-        window: Window,
+        span: Span,
     ) -> Result<Vec<RejectionCount>, StoreError> {
-        let hour_ms = Unit::Hour.ms();
-        let first = (window.since_ms + hour_ms - 1).div_euclid(hour_ms) * hour_ms;
-        let first = first.min(window.until_ms);
-        let last = (window.until_ms.div_euclid(hour_ms) * hour_ms).max(first);
-        let query = self
-            .client
-            .query(
-                "SELECT source, reason, sum(n) AS rejected, max(last_ms) AS last_received_ms FROM (
-                     SELECT source, reason, sum(r.rejected) AS n,
-                            toUnixTimestamp64Milli(max(r.last_received_at)) AS last_ms
-                     FROM rejections_hour AS r
-                     WHERE tenant = ? AND hour >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                       AND hour < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                     GROUP BY source, reason
-                     UNION ALL
-                     SELECT source, reason, count() AS n, toUnixTimestamp64Milli(max(received_at)) AS last_ms
-                     FROM rejections
-                     WHERE tenant = ? AND (received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                                           AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                                        OR received_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC')
-                                           AND received_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC'))
-                     GROUP BY source, reason)
-                 GROUP BY source, reason ORDER BY rejected DESC, source, reason",
-            )
-            .bind(tenant)
-            .bind(first)
-            .bind(last)
-            .bind(tenant)
-            .bind(window.since_ms)
-            .bind(first)
-            .bind(last)
-            .bind(window.until_ms);
-        self.within("reading rejections", brief(query).fetch_all())
-            .await
+        let (table, count, last, inside) = match span.unit {
+            Unit::Minute => (
+                "rejections",
+                "count()",
+                "received_at",
+                span.on("received_at"),
+            ),
+            Unit::Hour | Unit::Day => (
+                "rejections_hour",
+                "sum(r.rejected)",
+                "last_received_at",
+                span.on("hour"),
+            ),
+        };
+        let sql = format!(
+            "SELECT r.source AS source, r.reason AS reason, {count} AS rejected,
+                    toUnixTimestamp64Milli(max(r.{last})) AS last_received_ms
+             FROM {table} AS r
+             WHERE r.tenant = ? AND {inside}
+             GROUP BY source, reason ORDER BY rejected DESC, source, reason"
+        );
+        let query = brief(self.client.query(&sql).bind(tenant));
+        self.within("reading rejections", query.fetch_all()).await
     }
 
     /// Rejections of the window, newest first, after `cursor`.

@@ -59,7 +59,9 @@ async fn delivery_is_counted_by_type_in_window_and_baseline() {
     events[8].event_type = EventType::WidgetClosed;
     insert(&store, "all", &events).await;
     let health = store.health("acme", SPAN).await.unwrap();
-    let [all, of_source, unknown, opened] = health.as_slice() else {
+    let points = store.health_series("acme", SPAN).await.unwrap();
+    assert_eq!(health.points, points, "the same, asked for at once");
+    let [all, of_source, unknown, opened] = health.rows.as_slice() else {
         panic!("{health:?}")
     };
     assert_eq!(
@@ -178,13 +180,20 @@ async fn rejections_are_counted_by_reason_and_the_newest_listed_first() {
         rejected,
         last_received_ms: START + last,
     };
-    assert_eq!(
-        store.rejections_by_reason("acme", WINDOW).await.unwrap(),
-        [
-            count("invalid_json", 2, 2 * SECOND),
-            count("too_large", 1, SECOND)
-        ]
-    );
+    for unit in [Unit::Minute, Unit::Hour, Unit::Day] {
+        let span = Span {
+            window: WINDOW,
+            unit,
+        };
+        assert_eq!(
+            store.rejections_by_reason("acme", span).await.unwrap(),
+            [
+                count("invalid_json", 2, 2 * SECOND),
+                count("too_large", 1, SECOND)
+            ],
+            "{unit:?}"
+        );
+    }
     let recent = store
         .recent_rejections("acme", WINDOW, (None, 2))
         .await

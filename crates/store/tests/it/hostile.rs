@@ -144,7 +144,7 @@ async fn a_time_beyond_every_calendar_is_a_row_and_blocks_nothing() {
     }
     let health = store.health("acme", by_hour(WINDOW)).await.unwrap();
     assert_eq!(
-        health[0].received, 2,
+        health.rows[0].received, 2,
         "the neighbours, and none of the wild ones"
     );
 }
