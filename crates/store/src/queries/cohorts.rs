@@ -240,7 +240,7 @@ impl Store {
 
     /// The cohorts of a tenant in a span by these dimensions, as they stand in their table: ClickHouse takes
     /// longer to plan an expression than to read the rows.
-    pub(super) async fn cohorts(
+    async fn cohorts(
         &self,
         tenant: &str,
         span: Span,

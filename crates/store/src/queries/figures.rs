@@ -249,21 +249,35 @@ pub(super) fn state(cohorts: &[Cohort], as_of_ms: Option<i64>) -> CohortState {
     })
 }
 
-/// Message gaps by source, of cohorts that are not taken apart and the sources that report a total.
-pub(super) fn gaps(cohorts: &[Cohort]) -> Vec<GapCount> {
+/// What of a row of `conversation_rollup` that is not taken apart tells of message gaps.
+#[derive(Debug, Row, Deserialize)]
+pub(super) struct Gap {
+    pub source: String,
+    #[serde(rename = "figures.metrics")]
+    pub metrics: Vec<Joined>,
+    #[serde(rename = "figures.observed")]
+    pub observed: Vec<Vec<u64>>,
+    #[serde(rename = "figures.numerators")]
+    pub numerators: Vec<Vec<Option<i64>>>,
+}
+
+/// Message gaps by source, of the sources that report a total.
+pub(super) fn gaps(rows: &[Gap]) -> Vec<GapCount> {
     let mut gaps: BTreeMap<&str, GapCount> = BTreeMap::new();
-    for cohort in cohorts {
-        for element in &cohort.figures {
-            let place = |metric| element.metrics.0.split(',').position(|name| name == metric);
+    for row in rows {
+        for (names, (observed, numerators)) in
+            (row.metrics.iter()).zip(row.observed.iter().zip(&row.numerators))
+        {
+            let place = |metric| names.0.split(',').position(|name| name == metric);
             let (Some(missing), Some(with_gap)) =
                 (place("messages_missing"), place("conversations_with_gap"))
             else {
                 continue;
             };
-            let of_source = gaps.entry(&cohort.source).or_default();
-            of_source.conversations += element.observed[missing];
-            of_source.missing += element.numerators[missing].unwrap_or_default();
-            let with_gap = element.numerators[with_gap].unwrap_or_default();
+            let of_source = gaps.entry(&row.source).or_default();
+            of_source.conversations += observed[missing];
+            of_source.missing += numerators[missing].unwrap_or_default();
+            let with_gap = numerators[with_gap].unwrap_or_default();
             of_source.with_gap += u64::try_from(with_gap).unwrap_or_default();
         }
     }

@@ -449,8 +449,18 @@ impl Store {
         tenant: &str,
         span: Span,
     ) -> Result<Vec<GapCount>, StoreError> {
-        let cohorts = self.cohorts(tenant, span, vec![""]).await?;
-        Ok(figures::gaps(&cohorts))
+        let sql = format!(
+            "SELECT source, figures.metrics, figures.observed, figures.numerators
+             FROM conversation_rollup FINAL
+             WHERE tenant = ? AND unit = '{}' AND dimension = '' AND {}",
+            span.unit.cohorts(),
+            span.on("cohort"),
+        );
+        let query = brief(self.client.query(&sql).bind(tenant));
+        let rows: Vec<figures::Gap> = self
+            .within("reading message gaps", query.fetch_all())
+            .await?;
+        Ok(figures::gaps(&rows))
     }
 }
 
