@@ -48,5 +48,5 @@ pub use schedule::{Arrivals, Schedule};
 pub use search::{Ceiling, Found, Search, Step};
 pub use text::summary;
 pub use trend::{Trend, trend};
-pub use verdict::{Observed, Rule, Verdict, judge};
+pub use verdict::{Observed, Rule, Verdict, confirmed, judge};
 pub use watch::StoreAddress;

@@ -117,7 +117,7 @@ pub struct Sustainable {
     pub not_sustained: Option<f64>,
     /// What ended the search upwards. Where it is the generator, the system may carry more.
     pub ceiling: Ceiling,
-    /// Whether the run at 90 % of it was sustained too; none where it was not made.
+    /// Whether the runs at parts of it were sustained too; none where none was made.
     pub confirmed: Option<bool>,
 }
 

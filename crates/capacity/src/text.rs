@@ -88,7 +88,9 @@ pub(crate) fn headline(sustainable: &Sustainable) -> String {
         Ceiling::None => "at least: no higher rate was tried".into(),
     };
     let confirmed = match sustainable.confirmed {
-        Some(false) => ". NOT CONFIRMED: a later run at 90 % of it was not sustained",
+        Some(false) => {
+            ". NOT CONFIRMED: a later run at a part of it was not sustained, or says nothing"
+        }
         _ => "",
     };
     format!(

@@ -21,7 +21,7 @@ use std::{
 use anyhow::Context as _;
 use chatpulse_capacity::{
     Bench, Bytes, Demand, DrainReport, Found, Machine, Measured, Mix, PartCost, Plan, Report, Run,
-    Sustainable, Verdict, drain_of, html, project, summary,
+    Sustainable, Verdict, confirmed, drain_of, html, project, summary,
 };
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
@@ -259,12 +259,11 @@ fn single(rate: f64, verdict: &Verdict) -> Found {
 }
 
 fn sustainable(found: Found, bench: &Bench) -> Sustainable {
-    let highest = bench.levels.iter().max_by_key(|level| level.percent);
     Sustainable {
         events_per_second: found.rate,
         not_sustained: found.above,
         ceiling: found.ceiling,
-        confirmed: highest.map(|level| level.run.verdict == Verdict::Sustained),
+        confirmed: confirmed(bench.levels.iter().map(|level| &level.run.verdict)),
     }
 }
 
