@@ -12,7 +12,7 @@ pub(crate) use crate::migrations::split;
 
 /// Raised with each change of a file of `schemas/clickhouse/views`: by it a program knows views that
 /// are newer than its own, and leaves them alone.
-const VERSION: u32 = 10;
+const VERSION: u32 = 11;
 
 macro_rules! files {
     ($($name:literal,)*) => {

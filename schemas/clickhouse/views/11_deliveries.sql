@@ -46,7 +46,8 @@ GROUP BY tenant, destination
 COMMENT 'One row per destination: what was said of it last. Version 1';
 
 -- delivery_states: what became of each delivery so far. One that was delivered once stays delivered, whatever
--- a repeated turn came to. An event that was accepted again long after is delivered again, under the same id.
+-- a repeated turn came to. Else the turn of the highest number tells, for a kill can leave two chains of turns, of
+-- which one ends late in a turn that the other had long passed; after a replay the latest of the replay. An event that was accepted again long after is delivered again, under the same id.
 CREATE OR REPLACE VIEW delivery_states AS
 SELECT
     d.tenant AS tenant,
@@ -62,7 +63,8 @@ SELECT
     min(d.at) AS first_at,
     max(d.at) AS last_at,
     countIf(d.duration_ms IS NOT NULL) AS attempts,
-    argMax((d.result, d.failure, d.detail, d.next_at), (d.at, d.log_offset)) AS last,
+    argMax((d.result, d.failure, d.detail, d.next_at),
+           (d.replayed, if(d.replayed, 0, d.attempt), d.at, d.log_offset)) AS last,
     if(countIf(d.result = 'delivered') > 0, 'delivered', last.1) AS result,
     result IN ('delivered', 'given_up', 'withheld') AS is_final,
     if(result = 'delivered', NULL, last.2) AS failure,

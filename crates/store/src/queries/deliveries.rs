@@ -292,7 +292,7 @@ impl Store {
                     toUnixTimestamp64Milli(min(received_at)) AS oldest_received_ms
              FROM (
                  SELECT destination, delivery_id, received_at, toString(any(event_type)) AS event_type,
-                        argMax(result, (at, log_offset)) AS last, countIf(result = 'delivered') AS deliveries
+                        argMax(result, (replayed, if(replayed, 0, attempt), at, log_offset)) AS last, countIf(result = 'delivered') AS deliveries
                  FROM deliveries FINAL
                  WHERE {recent} AND delivery_id IN (
                      SELECT delivery_id FROM deliveries WHERE {recent} AND result = 'retrying')

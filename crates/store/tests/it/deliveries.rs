@@ -134,6 +134,55 @@ async fn deliveries_by_hour_and_day_are_those_of_the_attempts_whatever_comes_twi
 }
 
 #[tokio::test]
+async fn a_delivery_that_ended_has_ended_though_a_repeated_turn_came_later() {
+    let database = "delivery_chains";
+    let store = store(database).await;
+    let given_up = |number, attempt, after| Delivery {
+        result: DeliveryResult::GivenUp,
+        next_at: None,
+        ..failed(number, attempt, after)
+    };
+    let replayed = |turn: Delivery| Delivery {
+        replayed: true,
+        ..turn
+    };
+    let turns = [
+        // A kill left two chains: the second turn is repeated after the third was the last.
+        failed(1, 1, 0),
+        given_up(1, 3, 2 * SECOND),
+        failed(1, 2, 3 * SECOND),
+        // Replayed after its end.
+        given_up(2, 3, 0),
+        replayed(failed(2, 1, SECOND)),
+        // Replayed twice, and given up again at last.
+        given_up(3, 3, 0),
+        replayed(failed(3, 2, SECOND)),
+        replayed(given_up(3, 1, 2 * SECOND)),
+    ];
+    // What waits is looked for in the last days.
+    let now = jiff::Timestamp::now().as_millisecond();
+    let turns = turns.map(|turn| Delivery {
+        at: turn.at - START + now,
+        ..turn
+    });
+    deliver(&store, 0, &turns).await;
+    let client = client(database);
+    let of = async |what: &str| {
+        let sql =
+            format!("SELECT groupBitOr(bitShiftLeft(1, offset)) FROM delivery_states WHERE {what}");
+        number(&client, &sql).await
+    };
+    assert_eq!(of("is_final AND result = 'given_up'").await, 0b1010);
+    assert_eq!(
+        of("result = 'retrying' AND next_at IS NOT NULL").await,
+        0b0100
+    );
+    let pending = store.pending_deliveries("acme").await.unwrap();
+    let waiting: u64 = pending.iter().map(|of| of.pending).sum();
+    assert_eq!(waiting, 1);
+}
+
+#[tokio::test]
 async fn an_hour_and_a_day_begin_with_their_first_moment_and_end_before_the_next() {
     let database = "delivery_midnight";
     let store = store(database).await;
