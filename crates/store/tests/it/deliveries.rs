@@ -137,6 +137,7 @@ async fn deliveries_by_hour_and_day_are_those_of_the_attempts_whatever_comes_twi
 async fn a_delivery_that_ended_has_ended_though_a_repeated_turn_came_later() {
     let database = "delivery_chains";
     let store = store(database).await;
+    let client = client(database);
     let given_up = |number, attempt, after| Delivery {
         result: DeliveryResult::GivenUp,
         next_at: None,
@@ -160,16 +161,16 @@ async fn a_delivery_that_ended_has_ended_though_a_repeated_turn_came_later() {
         replayed(given_up(3, 1, 2 * SECOND)),
     ];
     // What waits is looked for in the last days.
-    let now = jiff::Timestamp::now().as_millisecond();
+    let now = number(&client, "SELECT toUInt64(toUnixTimestamp64Milli(now64(3)))").await as i64;
     let turns = turns.map(|turn| Delivery {
         at: turn.at - START + now,
         ..turn
     });
     deliver(&store, 0, &turns).await;
-    let client = client(database);
     let of = async |what: &str| {
-        let sql =
-            format!("SELECT groupBitOr(bitShiftLeft(1, offset)) FROM delivery_states WHERE {what}");
+        let sql = format!(
+            "SELECT toUInt64(groupBitOr(bitShiftLeft(1, offset))) FROM delivery_states WHERE {what}"
+        );
         number(&client, &sql).await
     };
     assert_eq!(of("is_final AND result = 'given_up'").await, 0b1010);
