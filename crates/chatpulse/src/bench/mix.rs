@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use chatpulse_capacity::{Mix, MixEvent, StoreAddress, place};
+use chatpulse_capacity::{Mix, MixEvent, place};
 use chatpulse_model::source::{Catalog, Definition};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::options::duration;
+use super::{options::duration, site::store_address};
 use crate::{config::Config, output, stages::Stages};
 
 /// `chatpulse bench record-mix`
@@ -58,16 +58,7 @@ pub(super) async fn run(config: Config, args: RecordMixArgs) -> anyhow::Result<b
         args.tenant
     );
     let stages = Stages::new(config).await?;
-    let store = &stages.config.clickhouse;
-    let address = StoreAddress {
-        url: store.url.clone(),
-        database: store.database.clone(),
-        user: store.user.clone(),
-        password: store
-            .password
-            .as_ref()
-            .map(|secret| secret.reveal().to_owned()),
-    };
+    let address = store_address(&stages.config.clickhouse);
     let sql = format!(
         "SELECT source, if(documented, source_event, '') AS name, \
          countIf(outcome = 'rejected') AS rejected, countIf(outcome = 'duplicate') AS duplicate, \

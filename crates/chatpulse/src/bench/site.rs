@@ -23,7 +23,11 @@ use super::{
     END,
     options::{CapacityArgs, StageName},
 };
-use crate::{config::Config, output, stages::Stages};
+use crate::{
+    config::{ClickHouse, Config},
+    output,
+    stages::Stages,
+};
 
 /// Name of the part that sends the load: this process.
 pub(super) const GENERATOR: &str = "generator";
@@ -387,16 +391,7 @@ impl Site {
         ) {
             return None;
         }
-        let store = &self.config.clickhouse;
-        Some(StoreAddress {
-            url: store.url.clone(),
-            database: store.database.clone(),
-            user: store.user.clone(),
-            password: store
-                .password
-                .as_ref()
-                .map(|secret| secret.reveal().to_owned()),
-        })
+        Some(store_address(&self.config.clickhouse))
     }
 
     /// Bytes per event of all that `bench` sent.
@@ -466,6 +461,19 @@ impl Site {
             );
         }
         notes
+    }
+}
+
+/// How the benchmark reaches a ClickHouse for itself.
+pub(super) fn store_address(store: &ClickHouse) -> StoreAddress {
+    StoreAddress {
+        url: store.url.clone(),
+        database: store.database.clone(),
+        user: store.user.clone(),
+        password: store
+            .password
+            .as_ref()
+            .map(|secret| secret.reveal().to_owned()),
     }
 }
 
