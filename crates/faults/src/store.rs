@@ -102,6 +102,15 @@ impl Store {
         Ok(())
     }
 
+    /// Drops an installation's databases with all that is in them.
+    pub(crate) async fn forget(&self, database: &str) -> anyhow::Result<()> {
+        for name in [format!("{database}_bi"), database.to_owned()] {
+            let drop = format!("DROP DATABASE IF EXISTS `{name}` SYNC");
+            self.query("default", &drop).await?;
+        }
+        Ok(())
+    }
+
     /// Sends a signal to the process.
     pub(crate) fn signal(&self, what: Signal) -> anyhow::Result<()> {
         let pid = self.slot().as_ref().and_then(Child::id);

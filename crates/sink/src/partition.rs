@@ -35,6 +35,8 @@ const WAIT: Duration = Duration::from_millis(200);
 const FORGETTING: Duration = Duration::from_secs(60);
 /// How long a single record may take to be read.
 const READ: Duration = Duration::from_secs(30);
+/// How often a wait looks whether the partition was taken away.
+const LOOK: Duration = Duration::from_millis(20);
 /// Longest pause before the store is asked again.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The same where an operator must do something first.
@@ -110,7 +112,8 @@ fn check_log(input: &Partition, stage: &Stage, last: &Batch) -> Result<(), Stop>
     Ok(())
 }
 
-/// Asks the store until it answers, for as long as the partition is ours.
+/// Asks the store until it answers, for as long as the partition is ours. A question that is on its way when the
+/// partition is taken away is given up: nothing follows from its answer, and the successor waits for us.
 fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
     input: &Partition,
     stage: &Stage,
@@ -119,10 +122,22 @@ fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
 ) -> Result<T, Stop> {
     let mut patience = Patience::new(input, stage);
     loop {
-        match stage.runtime.block_on(ask()) {
+        let answer = stage.runtime.block_on(async {
+            tokio::select! {
+                answer = ask() => Some(answer),
+                () = revoked(input) => None,
+            }
+        });
+        match answer.ok_or(Stop::Revoked)? {
             Ok(answer) => return Ok(answer),
             Err(error) => patience.pause(what, &error)?,
         }
+    }
+}
+
+async fn revoked(input: &Partition) {
+    while !input.is_revoked() {
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -455,7 +470,7 @@ impl<'a> Patience<'a> {
             if self.input.is_revoked() {
                 return Err(Stop::Revoked);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(LOOK);
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ pub struct StoreConfig {
     pub insert_timeout: Duration,
     /// Longest wait for the answer to a query. Default 120 s.
     pub query_timeout: Duration,
+    /// The same for a question about a few rows, which is asked again. Default 20 s.
+    pub lookup_timeout: Duration,
     /// Inserts whose tokens the tables keep. Default 20,000, as the migrations set it; where it was
     /// raised in the tables this may stay lower.
     pub deduplication_window: u64,
@@ -40,6 +42,7 @@ impl Default for StoreConfig {
             send_timeout: Duration::from_secs(30),
             insert_timeout: Duration::from_secs(120),
             query_timeout: Duration::from_secs(120),
+            lookup_timeout: Duration::from_secs(20),
             deduplication_window: 20_000,
         }
     }

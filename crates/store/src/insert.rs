@@ -4,9 +4,9 @@ use clickhouse::Client;
 use clickhouse::error::Error;
 use clickhouse::query::Query;
 
-use crate::Store;
 use crate::error::{Disposition, StoreError};
 use crate::rows::{EventRow, UndecodableOutcome};
+use crate::{Store, limited};
 
 /// What an insert sent. Whether the server took the rows or knew the token is all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Store {
         ));
         let query = bounds.into_iter().fold(query, Query::bind);
         let since: u64 = self
-            .within("counting the inserts since a block", query.fetch_one())
+            .look_up("counting the inserts since a block", query.fetch_one())
             .await?;
         Ok(since < self.config.deduplication_window / 2)
     }
@@ -113,7 +113,7 @@ impl Store {
         let (condition, bounds) = positions(rows);
         let query = self.fresh(&format!("SELECT count() FROM events WHERE {condition}"));
         let query = bounds.into_iter().fold(query, Query::bind);
-        self.within("looking for rows of a block", query.fetch_one())
+        self.look_up("looking for rows of a block", query.fetch_one())
             .await
     }
 
@@ -133,12 +133,20 @@ impl Store {
         let at_that_time = format!("{ROW} AND received_at IN ({})", times.join(", "));
         for (sql, found) in [(at_that_time.as_str(), true), (ROW, false)] {
             let query = self.fresh(sql).bind(partition).bind(offset);
-            let rows: u64 = self.within(doing, query.fetch_one()).await?;
+            let rows: u64 = self.look_up(doing, query.fetch_one()).await?;
             if rows > 0 {
                 return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    async fn look_up<T>(
+        &self,
+        doing: &'static str,
+        question: impl Future<Output = clickhouse::error::Result<T>>,
+    ) -> Result<T, StoreError> {
+        limited(doing, self.config.lookup_timeout, question).await
     }
 
     /// A query about rows that were just inserted: a replica that lags behind must not answer it.

@@ -74,6 +74,21 @@ fn client() -> Client {
     Client::with_http_client(client)
 }
 
+/// Runs a request until `limit`.
+async fn limited<T>(
+    doing: &'static str,
+    limit: Duration,
+    request: impl Future<Output = clickhouse::error::Result<T>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer.map_err(|error| StoreError::from_client(doing, error)),
+        Err(_) => Err(StoreError::Timeout {
+            doing,
+            after: limit,
+        }),
+    }
+}
+
 impl Store {
     /// Makes a handle; nothing is sent yet.
     pub fn new(config: &StoreConfig) -> Store {
@@ -110,12 +125,6 @@ impl Store {
         doing: &'static str,
         request: impl Future<Output = clickhouse::error::Result<T>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.config.query_timeout, request).await {
-            Ok(answer) => answer.map_err(|error| StoreError::from_client(doing, error)),
-            Err(_) => Err(StoreError::Timeout {
-                doing,
-                after: self.config.query_timeout,
-            }),
-        }
+        limited(doing, self.config.query_timeout, request).await
     }
 }

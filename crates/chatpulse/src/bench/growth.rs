@@ -1,20 +1,23 @@
 //! `chatpulse bench growth`: how the cost of an event grows with what is kept beside it.
 //!
 //! ```text
-//! item ─ admit, encode ─► record        producer, timed
+//! item ─ admit, encode ─► record            producer, timed
 //! record ─ read, apply, encode ─► outcome   enricher, timed, on a state of a given size
+//! --pipeline: bench capacity at one rate, with ever more partitions, and ever larger requests
 //! ```
 //!
-//! CPU time of this thread, not the clock on the wall. The state grows in one process from the smallest size to the
-//! largest; memory is what the process holds more than before.
+//! CPU time, not the clock on the wall. The state grows in one process from the smallest size to the largest; memory is
+//! what the process holds more than before.
 
 use std::{
     fmt::Write as _,
     hint::black_box,
-    num::{NonZeroU64, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    path::Path,
 };
 
 use anyhow::{Context as _, ensure};
+use chatpulse_capacity::{Bench, Run, Verdict};
 use chatpulse_model::{
     Event, RawEvent,
     avro::{Codec, Framing},
@@ -27,15 +30,23 @@ use chatpulse_producer::{
 };
 use clap::Args;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
-use crate::output;
+use super::{
+    PRIMED,
+    options::{self, CapacityArgs},
+    plan,
+    site::{GENERATOR, Site},
+};
+use crate::{config::Config, output};
 
 /// `chatpulse bench growth`
 #[derive(Debug, Args)]
 #[command(
     about = "Measures how the cost of an event grows with tenants, open conversations and its size",
-    after_help = "Example:
-  chatpulse bench growth --conversations 10000000 > growth.md"
+    after_help = "Examples:
+  chatpulse bench growth --conversations 10000000 > growth.md
+  chatpulse bench growth --pipeline --rate 2000/s --partitions 1,4,16 --batches 1,50"
 )]
 pub(super) struct GrowthArgs {
     /// Most open conversations; ten million take about 2 GB.
@@ -44,6 +55,19 @@ pub(super) struct GrowthArgs {
     /// Most tenants.
     #[arg(long, default_value = "100000")]
     tenants: NonZeroUsize,
+    /// Measures the whole pipeline too, on the embedded engines, with each of --partitions and of --batches: half a minute
+    /// for each.
+    #[arg(long)]
+    pipeline: bool,
+    /// Load of the pipeline; events per second. The same for all, as what an idle pipeline costs is in every figure.
+    #[arg(long, value_name = "RATE", default_value = "2000/s", value_parser = options::rate)]
+    rate: f64,
+    /// Partitions of each topic.
+    #[arg(long, value_delimiter = ',', default_value = "1,4,16,64")]
+    partitions: Vec<NonZeroU32>,
+    /// Most events in a request.
+    #[arg(long, value_delimiter = ',', default_value = "1,10,50,200")]
+    batches: Vec<NonZeroU32>,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -64,6 +88,10 @@ struct Growth {
     conversations: Vec<OfConversations>,
     tenants: Vec<OfTenants>,
     sizes: Vec<OfSize>,
+    /// Of the whole pipeline; empty without --pipeline.
+    partitions: Vec<OfPipeline>,
+    /// Likewise.
+    batches: Vec<OfPipeline>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,19 +127,94 @@ struct OfSize {
     enrich_us: f64,
 }
 
-/// Measures and prints.
-pub(super) fn run(args: &GrowthArgs) -> anyhow::Result<bool> {
-    let core = Core::new()?;
-    let growth = Growth {
-        sizes: core.sizes()?,
-        tenants: core.tenants(args.tenants.get())?,
-        conversations: core.conversations(args.conversations.get())?,
-    };
+#[derive(Debug, Serialize)]
+struct OfPipeline {
+    /// Partitions, or events in a request.
+    value: u32,
+    /// Whether the load was sustained.
+    sustained: bool,
+    /// CPU of each part; µs per event. None where it was too little to tell.
+    cpu_us: Vec<(String, Option<f64>)>,
+    /// p99 send → queryable.
+    queryable_p99_ms: Option<f64>,
+}
+
+/// Measures and prints; `file` is the configuration file that was given.
+pub(super) async fn run(
+    config: Config,
+    file: Option<&Path>,
+    args: GrowthArgs,
+    stop: CancellationToken,
+) -> anyhow::Result<bool> {
+    let (tenants, conversations) = (args.tenants.get(), args.conversations.get());
+    let measured = tokio::task::spawn_blocking(move || -> anyhow::Result<Growth> {
+        let core = Core::new()?;
+        Ok(Growth {
+            sizes: core.sizes()?,
+            tenants: core.tenants(tenants)?,
+            conversations: core.conversations(conversations)?,
+            partitions: Vec::new(),
+            batches: Vec::new(),
+        })
+    });
+    let mut growth = measured.await??;
+    if args.pipeline {
+        for &value in &args.partitions {
+            let option = ("--partitions", value);
+            let measured = pipeline(config.clone(), file, (option, args.rate), &stop).await?;
+            growth.partitions.push(measured);
+        }
+        for &value in &args.batches {
+            let option = ("--batch", value);
+            let measured = pipeline(config.clone(), file, (option, args.rate), &stop).await?;
+            growth.batches.push(measured);
+        }
+    }
     output::result(&match args.json {
         true => serde_json::to_string_pretty(&growth)?,
         false => markdown(&growth),
     });
     Ok(true)
+}
+
+/// A pipeline of its own with this option of `bench capacity`, at one rate.
+async fn pipeline(
+    config: Config,
+    file: Option<&Path>,
+    ((option, value), rate): ((&str, NonZeroU32), f64),
+    stop: &CancellationToken,
+) -> anyhow::Result<OfPipeline> {
+    output::note(&format!("bench capacity {option} {value} --rate {rate}"));
+    let args = CapacityArgs::of([option, &value.to_string()])?;
+    let mut site = Site::prepare(config, file, &args)?;
+    let run = tokio::select! {
+        run = one_run(&mut site, &args, rate) => run,
+        () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let removed = site.remove(run.is_ok()).await;
+    let run = run?;
+    removed?;
+    let cost = run.cost.iter().filter(|part| part.part != GENERATOR);
+    Ok(OfPipeline {
+        value: value.get(),
+        sustained: run.verdict == Verdict::Sustained,
+        cpu_us: cost
+            .map(|part| {
+                (
+                    part.part.clone(),
+                    part.events_per_cpu_second.map(|events| 1e6 / events),
+                )
+            })
+            .collect(),
+        queryable_p99_ms: run.send_to_queryable.and_then(|latency| latency.p99_ms),
+    })
+}
+
+async fn one_run(site: &mut Site, args: &CapacityArgs, rate: f64) -> anyhow::Result<Run> {
+    site.start().await?;
+    let mut bench = Bench::new(site.target(), plan(args, site.id(), None), output::note)?;
+    bench.prime(PRIMED).await?;
+    Ok(bench.run(rate).await?)
 }
 
 /// The pure parts of producer and enricher.
@@ -388,7 +491,40 @@ fn markdown(growth: &Growth) -> String {
             per_kb(row.enrich_us)
         );
     }
+    of_pipelines(&mut text, "partitions", &growth.partitions);
+    of_pipelines(&mut text, "events in a request", &growth.batches);
     text
+}
+
+fn of_pipelines(text: &mut String, what: &str, rows: &[OfPipeline]) {
+    let Some(first) = rows.first() else { return };
+    let parts: String = (first.cpu_us.iter())
+        .map(|(part, _)| format!(" {part}, µs |"))
+        .collect();
+    let _ = writeln!(
+        text,
+        "\n| {what} |{parts} all, µs | send → queryable, p99 |\n|---:|{}---:|---:|",
+        "---:|".repeat(first.cpu_us.len())
+    );
+    let or_not = |figure: Option<String>| figure.unwrap_or_else(|| "n/a".into());
+    for row in rows {
+        let costs: String = (row.cpu_us.iter())
+            .map(|(_, us)| format!(" {} |", or_not(us.map(|us| format!("{us:.1}")))))
+            .collect();
+        let all: Option<f64> = row.cpu_us.iter().map(|(_, us)| *us).sum();
+        let _ = writeln!(
+            text,
+            "| {}{} |{costs} {} | {} |",
+            row.value,
+            if row.sustained {
+                ""
+            } else {
+                " (not sustained)"
+            },
+            or_not(all.map(|us| format!("{us:.1}"))),
+            or_not(row.queryable_p99_ms.map(|ms| format!("{:.1} s", ms / 1e3))),
+        );
+    }
 }
 
 #[cfg(test)]

@@ -71,9 +71,7 @@ pub(crate) async fn run(
     match args.command {
         BenchCommand::Part(args) => part::run(config, args, stop).await,
         BenchCommand::RecordMix(args) => mix::run(config, args).await,
-        BenchCommand::Growth(args) => {
-            tokio::task::spawn_blocking(move || growth::run(&args)).await?
-        }
+        BenchCommand::Growth(args) => growth::run(config, file.as_deref(), args, stop).await,
         BenchCommand::Capacity(args) => capacity(config, file.as_deref(), *args, stop).await,
     }
 }

@@ -111,6 +111,17 @@ pub(crate) struct CapacityArgs {
 }
 
 impl CapacityArgs {
+    /// The defaults, but for these words of a command line.
+    pub(super) fn of<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, clap::Error> {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: CapacityArgs,
+        }
+        let line = ["bench capacity"].into_iter().chain(words);
+        <Line as clap::Parser>::try_parse_from(line).map(|line| line.args)
+    }
+
     pub(super) fn levels(&self) -> &[u32] {
         &self.levels.0
     }
@@ -203,7 +214,7 @@ fn levels(text: &str) -> Result<Levels, String> {
 }
 
 /// `5000/s`, `5000`, `0.5/s`.
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     let number = text.trim().trim_end_matches("/s").trim();
     match number.replace(['_', ','], "").parse::<f64>() {
         Ok(rate) if (0.1..=1e7).contains(&rate) => Ok(rate),

@@ -10,6 +10,7 @@
 //! topic was made or deleted) joins again at once, also while it waits for a revocation to be answered. Then tasks of
 //! the old generation commit with the new one's number, and an assignment comes in the middle of a release. So the
 //! topics are watched beside it ([`watch`]), and a member whose topics have changed leaves in good order and joins anew.
+//! So does one whose client was told that a topic is not there, when it is there: a topic that is deleted and made again.
 
 mod lease;
 mod state;
@@ -27,6 +28,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::lease::Lease;
@@ -90,10 +92,12 @@ where
         let topics = topics?;
         let stop = shutdown.child_token();
         let _stop_when_dropped = stop.clone().drop_guard();
-        let mut member = std::pin::pin!(join(config.clone(), Arc::clone(&task), stop.clone())?);
+        let missed = Arc::new(Notify::new());
+        let signals = (stop.clone(), Arc::clone(&missed));
+        let mut member = std::pin::pin!(join(config.clone(), Arc::clone(&task), signals)?);
         let left = tokio::select! {
             left = &mut member => left,
-            () = watch.change(&topics) => {
+            () = watch.change(&topics, &missed) => {
                 tracing::info!(group = config.group, "topics have changed: joining the group anew");
                 stop.cancel();
                 member.await
@@ -110,7 +114,7 @@ where
 fn join<E, F>(
     config: GroupConfig,
     task: Arc<F>,
-    stop: CancellationToken,
+    (stop, missed): (CancellationToken, Arc<Notify>),
 ) -> Result<impl Future<Output = Result<(), GroupError<E>>>, KafkaError>
 where
     E: Error + Send + Sync + 'static,
@@ -118,7 +122,7 @@ where
 {
     let (done, outcome) = tokio::sync::oneshot::channel();
     spawn(format!("group {}", config.group), move || {
-        let outcome = Driver::new(config, task).and_then(|driver| driver.run(&stop));
+        let outcome = Driver::new(config, task, missed).and_then(|driver| driver.run(&stop));
         // Nobody listens any more when the future was dropped.
         let _ = done.send(outcome);
     })?;
@@ -348,6 +352,8 @@ struct Ended<E> {
 struct Driver<E: Error + Send + Sync + 'static, F> {
     config: GroupConfig,
     task: Arc<F>,
+    /// Told when a topic is not there for the client.
+    missed: Arc<Notify>,
     consumer: Arc<MemberConsumer>,
     member: Member,
     leases: BTreeMap<TopicPartition, Arc<Lease>>,
@@ -367,7 +373,7 @@ where
     E: Error + Send + Sync + 'static,
     F: Fn(Partition) -> Result<(), E> + Send + Sync + 'static,
 {
-    fn new(config: GroupConfig, task: Arc<F>) -> Result<Self, GroupError<E>> {
+    fn new(config: GroupConfig, task: Arc<F>, missed: Arc<Notify>) -> Result<Self, GroupError<E>> {
         let client = config.kafka.member(&config.group)?;
         let join_limit = join_limit(&client);
         let consumer: MemberConsumer = client
@@ -381,6 +387,7 @@ where
             member: Member::new(config.patience),
             config,
             task,
+            missed,
             consumer: Arc::new(consumer),
             leases: BTreeMap::new(),
             ending: Vec::new(),
@@ -417,6 +424,9 @@ where
             // The member fetches nothing; a record can slip in between assignment and pause, and is not used.
             None | Some(Ok(_)) => {}
             Some(Err(error)) => {
+                if error.rdkafka_error_code() == Some(Code::UnknownTopicOrPartition) {
+                    self.missed.notify_one();
+                }
                 let error = KafkaError::from_native("consuming as a group member", &error);
                 match error.disposition() {
                     Disposition::Retry | Disposition::Fenced => {

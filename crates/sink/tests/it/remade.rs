@@ -2,10 +2,13 @@
 //! forgets. A topic of another name
 //! stands for one that was made again: the group has committed nothing for it.
 
-use chatpulse_kafka::Topics;
-use chatpulse_store::EventRow;
+use std::time::Duration;
 
-use crate::support::{World, event, until};
+use chatpulse_kafka::Topics;
+use chatpulse_store::{EventRow, Store, StoreConfig};
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+use crate::support::{DEADLINE, World, event, until};
 
 /// Ten outcomes are stored; then the topics are others.
 async fn stored_ten(name: &str, remade: impl FnOnce(&mut Topics)) -> World {
@@ -177,4 +180,26 @@ async fn a_range_left_behind_so_long_that_its_token_is_forgotten_is_not_stored_t
     until(async || world.audit(10).await.balanced).await;
     assert_eq!(world.number("SELECT count() FROM events").await, 18);
     sink.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_the_store_never_answers_is_given_up_with_the_partition() {
+    let mut world = eight_pending("unanswered").await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.store = Store::new(&StoreConfig {
+        url: format!("http://{}", silent.local_addr().unwrap()),
+        lookup_timeout: Duration::from_secs(3_600),
+        ..StoreConfig::default()
+    });
+    let sink = world.sink(100);
+    let (mut connection, _) = silent.accept().await.unwrap();
+    connection.read_u8().await.unwrap();
+    sink.stop().await;
+    // Whoever asked has hung up.
+    let mut rest = Vec::new();
+    let closed = connection.read_to_end(&mut rest);
+    tokio::time::timeout(DEADLINE, closed)
+        .await
+        .unwrap()
+        .unwrap();
 }

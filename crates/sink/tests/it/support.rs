@@ -22,7 +22,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 /// No step of a test takes longer on a healthy machine, however loaded.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 /// 2024-06-03 12:00:00 UTC.
 pub(crate) const START: i64 = 1_717_416_000_000;
 
