@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::disk::{self, Disk};
 use super::exception::Exception;
 use super::ffi::{self, Connection, EngineError, Library, Query};
 use super::sql;
@@ -57,6 +58,8 @@ pub(super) struct Engine {
     pub(super) version: String,
     pub(super) timezone: String,
     pub(super) display_name: String,
+    /// Where inserts are made durable.
+    pub(super) disk: Disk,
     /// The data path, released when the engine has ended. Declared last: dropped last.
     _running: Running,
 }
@@ -178,6 +181,7 @@ impl Engine {
                 "cut off the deduplication record of a block that a crash kept from being inserted"
             );
         }
+        let disk = Disk::of(path).map_err(unusable)?;
         let config = path.join("engine.xml");
         std::fs::write(&config, configuration(memory_limit_bytes)).map_err(unusable)?;
         let arguments = [
@@ -205,6 +209,7 @@ impl Engine {
             version: field(),
             timezone: field(),
             display_name: field(),
+            disk,
             _anchor: Mutex::new(anchor),
             _running: running,
         })
@@ -278,9 +283,8 @@ impl Engine {
 ///
 /// - Small caches and pools: the machine also runs the pipeline. Names and defaults:
 ///   <https://clickhouse.com/docs/operations/server-configuration-parameters/settings>.
-/// - MergeTree tables are durable against a power cut too, unless their DDL says otherwise: parts
-///   are synced when inserted, and those merged into another are kept for a minute, by when the
-///   system has written that one out.
+/// - MergeTree tables are durable against a power cut too: parts are on the disk before their insert is answered
+///   ([`Disk`]), and those merged into another are kept for a minute, by when the system has written that one out.
 /// - Given as a file, because the engine would else take a `config.xml` of the working directory
 ///   or of the home folder.
 fn configuration(memory_limit_bytes: u64) -> String {
@@ -306,9 +310,10 @@ fn configuration(memory_limit_bytes: u64) -> String {
     ]
     .map(element)
     .concat();
+    let engine_syncs = u64::from(!disk::HERE);
     let merge_tree: String = [
-        ("fsync_after_insert", 1),
-        ("fsync_part_directory", 1),
+        ("fsync_after_insert", engine_syncs),
+        ("fsync_part_directory", engine_syncs),
         ("old_parts_lifetime", 60),
     ]
     .map(element)

@@ -11,11 +11,10 @@
 //! - One data path per process: a second [`ClickHouse::start`] fails while one runs.
 //! - No access control inside: whoever may query may also read and write files that this process
 //!   can (`file()`), as in clickhouse-local. Hence loopback, or a password.
-//! - Durability: an insert is answered when its parts are in place and synced (`fsync_after_insert`
-//!   and `fsync_part_directory` are on for every MergeTree table whose DDL does not say otherwise;
-//!   measured, 75,000 rows/s with them and 96,000 without). `kill -9` loses nothing acknowledged.
-//!   The engine does not sync its deduplication log: after a power cut, a retried insert of the last
-//!   seconds may double.
+//! - Durability: an insert is answered when its parts are in place and on the disk: one `syncfs` for all inserts that
+//!   wait for it, so it also waits for what others write there. `kill -9` loses nothing acknowledged.
+//!   After a power cut, a retried insert that was not answered may double: its parts may be on the disk and the engine's
+//!   deduplication log not.
 //! - Retries with the same `insert_deduplication_token` are dropped, also through materialized
 //!   views, after restarts and after `kill -9` (the engine's own gap there is closed at start),
 //!   provided that the table and every view's target have a `non_replicated_deduplication_window`
@@ -23,6 +22,7 @@
 //! - Sessions (`session_id`) are accepted and not kept: each request starts afresh.
 
 mod codec;
+mod disk;
 mod engine;
 mod exception;
 mod ffi;

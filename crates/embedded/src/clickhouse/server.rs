@@ -447,7 +447,7 @@ impl Job {
             }
         };
         self.running.begins(&session);
-        let ended = self.answer(&session, head);
+        let ended = self.answer(engine, &session, head);
         self.running.ends();
         if ended && self.leaves_no_trace() {
             engine.keep(session);
@@ -455,11 +455,14 @@ impl Job {
     }
 
     /// Runs the statement and answers; false where it failed or was left.
-    fn answer(&mut self, session: &Session, head: Head) -> bool {
+    fn answer(&mut self, engine: &Engine, session: &Session, head: Head) -> bool {
         let joining = self.joining();
         match self.plan.kind {
             Kind::Insert { .. } => {
-                let inserted = self.insert(session).transpose();
+                let inserted = self.insert(session);
+                let inserted = inserted
+                    .and_then(|reply| written(engine).map(|()| reply))
+                    .transpose();
                 let ended = matches!(inserted, Some(Ok(_)));
                 if let Some(result) = inserted {
                     let _ = head.send(result);
@@ -468,7 +471,10 @@ impl Job {
             }
             Kind::Select { .. } if joining != Joining::Whole => self.stream(session, joining, head),
             _ => {
-                let collected = self.collect(session);
+                let mut collected = self.collect(session);
+                if self.plan.kind == Kind::InsertSelect {
+                    collected = collected.and_then(|reply| written(engine).map(|()| reply));
+                }
                 let ended = collected.is_ok();
                 let _ = head.send(collected);
                 ended
@@ -635,6 +641,14 @@ impl Job {
             rest: None,
         }))
     }
+}
+
+/// What was inserted is on the disk.
+fn written(engine: &Engine) -> Result<(), Exception> {
+    engine.disk.sync().map_err(|error| {
+        let text = format!("The disk does not confirm what was inserted: {error}");
+        Exception::new(Code::CannotWriteToFileDescriptor, text)
+    })
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
