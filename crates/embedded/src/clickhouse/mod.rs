@@ -81,7 +81,7 @@ pub enum ClickHouseError {
     #[error("{0} is in use by another process; stop that one, or choose another data directory")]
     Locked(PathBuf),
     /// The data path cannot be used.
-    #[error("cannot use the data path {path}: {source}")]
+    #[error("cannot use the data path {path}")]
     DataDir {
         /// The path.
         path: PathBuf,
@@ -89,7 +89,7 @@ pub enum ClickHouseError {
         source: std::io::Error,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {listen}: {source}; choose another address")]
+    #[error("cannot listen on {listen}; choose another address")]
     Listen {
         /// The address asked for.
         listen: SocketAddr,

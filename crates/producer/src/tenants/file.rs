@@ -360,12 +360,13 @@ fn without_value(message: &str) -> String {
     }
 }
 
-/// Writes a file so that a reader sees the old or the new one, and a crash leaves one of them.
+/// Writes a file, and its folder where that is missing, so that a reader sees the old or the new one, and a crash leaves one of them.
 fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    std::fs::create_dir_all(folder)?;
     // tempfile makes its files with mode 0600.
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;

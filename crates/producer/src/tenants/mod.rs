@@ -454,7 +454,7 @@ mod tests {
     #[test]
     fn a_tenant_is_not_added_twice_and_the_file_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tenants.toml");
+        let path = folder.path().join("not there yet").join("tenants.toml");
         let (entry, _) = new_tenant("acme").unwrap();
         TenantsFile::append(&path, &entry).unwrap();
         let before = std::fs::read(&path).unwrap();
