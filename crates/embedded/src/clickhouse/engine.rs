@@ -39,16 +39,12 @@ const SERVER_LIKE_SETTINGS: [(&str, &str); 2] = [
     ("allow_introspection_functions", "0"),
 ];
 
-/// The settings that every request starts from.
-pub(super) fn base_settings() -> impl Iterator<Item = (&'static str, &'static str)> {
-    SERVER_LIKE_SETTINGS
-        .into_iter()
-        .chain(INSERT_AS_ONE_BLOCK_SETTINGS)
-}
-
 pub(super) struct Engine {
     library: &'static Library,
     path_argument: String,
+    /// What all statements together may take, in bytes: half of the limit. Beyond the limit itself ClickHouse throws
+    /// in threads that catch nothing, which ends the process.
+    statements_bytes: u64,
     /// Connections opened so far.
     connected: AtomicU64,
     /// Sessions whose statement has ended, the latest last.
@@ -204,6 +200,7 @@ impl Engine {
         Ok(Self {
             library,
             path_argument,
+            statements_bytes: memory_limit_bytes / 2,
             connected: AtomicU64::new(0),
             idle: Mutex::default(),
             version: field(),
@@ -213,6 +210,19 @@ impl Engine {
             _anchor: Mutex::new(anchor),
             _running: running,
         })
+    }
+
+    /// The settings that every request starts from.
+    pub(super) fn base_settings(&self) -> BTreeMap<String, String> {
+        let fixed = SERVER_LIKE_SETTINGS
+            .into_iter()
+            .chain(INSERT_AS_ONE_BLOCK_SETTINGS);
+        let fixed = fixed.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let memory = (
+            "max_memory_usage_for_user".to_owned(),
+            self.statements_bytes.to_string(),
+        );
+        fixed.chain([memory]).collect()
     }
 
     /// A session as `wanted`: one that has been so already, or a new one.

@@ -61,7 +61,7 @@ pub struct ClickHouseConfig {
     pub password: Option<String>,
     /// A libchdb to load instead of what [`library::ensure`] finds or fetches.
     pub library: Option<PathBuf>,
-    /// The engine's `max_server_memory_usage`, in bytes; 1.25 GiB where none is given.
+    /// The engine's `max_server_memory_usage`, in bytes; 1.25 GiB where none is given. Statements may take half of it.
     pub memory_limit_bytes: Option<u64>,
 }
 

@@ -9,7 +9,7 @@
 //! session. To open a connection and to set it up takes several milliseconds of CPU, more than most
 //! questions: one whose statement left it as it was set up serves the next request that wants the same.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -439,7 +439,7 @@ type Head = oneshot::Sender<Result<Reply, Exception>>;
 impl Job {
     /// Runs on a thread that may block.
     fn run(mut self, engine: &Engine, head: Head) {
-        let session = match engine.session(self.setup()) {
+        let session = match engine.session(self.setup(engine)) {
             Ok(session) => session,
             Err(exception) => {
                 let _ = head.send(Err(exception));
@@ -483,11 +483,8 @@ impl Job {
     }
 
     /// What the session has to be like; of settings, the later of a name wins.
-    fn setup(&self) -> Setup {
-        let base = super::engine::base_settings();
-        let mut settings: BTreeMap<String, String> = base
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
+    fn setup(&self, engine: &Engine) -> Setup {
+        let mut settings = engine.base_settings();
         if self.joining() == Joining::Whole {
             settings.insert(
                 "max_result_bytes".to_owned(),

@@ -206,6 +206,15 @@ fn messages(count: u64) -> Vec<Message> {
 const MESSAGES: &str = "CREATE TABLE messages (id UInt64, tenant String, score Nullable(Float64), \
                         tags Array(String)) ENGINE = MergeTree ORDER BY id";
 
+/// Beyond the server's limit the engine ends the process (tried: heavy queries on a limit of 700 MiB, in seconds).
+#[tokio::test]
+async fn statements_may_take_half_of_the_memory() {
+    let client = client("memory").await;
+    let sql =
+        "SELECT toUInt64(value) FROM system.settings WHERE name = 'max_memory_usage_for_user'";
+    assert_eq!(number(&client, sql).await, 640 << 20);
+}
+
 #[tokio::test]
 async fn the_clickhouse_crate_writes_and_reads_rows_with_validation_on() {
     let plain = client("crate_rows").await;
