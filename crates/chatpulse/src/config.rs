@@ -45,8 +45,9 @@ pub(crate) struct Config {
 pub(crate) struct Kafka {
     /// Brokers to ask first, `host:port[,host:port…]`.
     pub(crate) bootstrap: String,
-    /// Partitions of each topic, at least. `chatpulse migrate` raises the number.
-    pub(crate) partitions: NonZeroU32,
+    /// Partitions of each topic, at least: 4 where none is given, and 1 on the embedded broker. `chatpulse migrate`
+    /// raises the number.
+    pub(crate) partitions: Option<NonZeroU32>,
     /// Copies of each partition, where chatpulse creates the topics.
     pub(crate) replication: NonZeroU32,
     /// Prefix of topics and consumer groups, so that several installations can share brokers.
@@ -227,11 +228,24 @@ const fn non_zero(value: u32) -> NonZeroU32 {
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+impl Kafka {
+    /// Partitions of each topic, at least.
+    pub(crate) fn partitions(&self) -> NonZeroU32 {
+        self.partitions.unwrap_or(non_zero(4))
+    }
+
+    /// As the embedded broker has it where nothing else is configured: it writes one record after the other, whatever
+    /// their partitions, and ClickHouse spends as much on an insert of ten rows as on one of a thousand.
+    pub(crate) fn for_embedded(&mut self) {
+        self.partitions.get_or_insert(NonZeroU32::MIN);
+    }
+}
+
 impl Default for Kafka {
     fn default() -> Self {
         Self {
             bootstrap: "127.0.0.1:9092".into(),
-            partitions: non_zero(4),
+            partitions: None,
             replication: non_zero(1),
             prefix: String::new(),
             schema_registry: None,

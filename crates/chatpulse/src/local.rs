@@ -43,6 +43,8 @@ pub(crate) struct LocalArgs {
 const LINGER: Duration = Duration::from_millis(25);
 /// Whoever runs all on one machine wants to see what they sent.
 const ROLL_UP_INTERVAL: Duration = Duration::from_secs(2);
+/// As many inserts as one partition brings are few (see [`Kafka::for_embedded`](crate::config::Kafka::for_embedded)).
+pub(crate) const BATCH_WAIT: Duration = Duration::from_millis(200);
 /// How long each part may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -129,6 +131,8 @@ impl Local {
         .context("cannot start the embedded ClickHouse (--clickhouse moves it)")?;
 
         config.kafka.bootstrap = broker.bootstrap();
+        config.kafka.for_embedded();
+        config.sink.batch_wait = BATCH_WAIT;
         config.clickhouse.url = clickhouse.url();
         config.clickhouse.password = None;
         config.producer.linger = LINGER;

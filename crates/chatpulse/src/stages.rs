@@ -116,7 +116,7 @@ impl Stages {
     /// The topics as they should be: with as many partitions as configured, or as any of them has.
     async fn topic_specs(&self, admin: &Admin) -> Result<Vec<TopicSpec>, KafkaError> {
         let kafka = &self.config.kafka;
-        let mut specs = self.topics.specs(kafka.partitions, kafka.replication);
+        let mut specs = self.topics.specs(kafka.partitions(), kafka.replication);
         let mut most = 0;
         for spec in &specs {
             most = most.max(admin.partition_count(&spec.name).await?.unwrap_or(0));
@@ -125,7 +125,7 @@ impl Stages {
             spec.partitions = spec.partitions.max(most);
         }
         let partitions = kafka
-            .partitions
+            .partitions()
             .max(NonZeroU32::new(most.unsigned_abs()).unwrap_or(NonZeroU32::MIN));
         let steps = self.config.deliverer.pauses.len();
         let mut deliveries = self

@@ -80,7 +80,10 @@ impl Site {
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
         if let Some(partitions) = args.partitions {
-            config.kafka.partitions = partitions;
+            config.kafka.partitions = Some(partitions);
+        }
+        if !args.external {
+            config.kafka.for_embedded();
         }
         config.kafka.prefix = format!("{}bench-{id}.", config.kafka.prefix);
         config.clickhouse.database = format!("{}_bench_{id}", config.clickhouse.database);
@@ -176,7 +179,7 @@ impl Site {
         let tenants = self.config.producer.tenants_file.display().to_string();
         let mut settings = vec![
             ("KAFKA__PREFIX", kafka.prefix.clone()),
-            ("KAFKA__PARTITIONS", kafka.partitions.to_string()),
+            ("KAFKA__PARTITIONS", kafka.partitions().to_string()),
             ("CLICKHOUSE__DATABASE", store.database.clone()),
             ("CLICKHOUSE__BI_DATABASE", store.store().bi_database()),
             ("PRODUCER__TENANTS_FILE", tenants),
@@ -186,6 +189,7 @@ impl Site {
             ),
         ];
         if !self.args.external {
+            let batch_wait = format!("{}ms", crate::local::BATCH_WAIT.as_millis());
             settings.extend([
                 ("KAFKA__BOOTSTRAP", kafka.bootstrap.clone()),
                 ("CLICKHOUSE__URL", store.url.clone()),
@@ -193,6 +197,7 @@ impl Site {
                 ("CLICKHOUSE__PASSWORD", String::new()),
                 ("PRODUCER__LINGER", EMBEDDED_LINGER.into()),
                 ("ENRICHER__LINGER", EMBEDDED_LINGER.into()),
+                ("SINK__BATCH_WAIT", batch_wait),
             ]);
         }
         let mut command = self.command(name)?;
@@ -429,7 +434,7 @@ impl Site {
 
     /// Partitions of each topic.
     pub(super) fn partitions(&self) -> u32 {
-        self.config.kafka.partitions.get()
+        self.config.kafka.partitions().get()
     }
 
     /// Of this benchmark only.

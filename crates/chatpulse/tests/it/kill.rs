@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use crate::process::{Serve, add_tenant, client};
 
@@ -15,6 +15,11 @@ fn item(id: usize) -> String {
         id % 97,
         jiff::Timestamp::now().as_millisecond(),
     )
+}
+
+/// With partitions side by side, where more can go wrong than in the one that is the default here.
+fn serve(data_dir: &Path) -> Serve {
+    Serve::start_with(data_dir, &[("CHATPULSE__KAFKA__PARTITIONS", "4")])
 }
 
 /// Posts one batch; true when it was acknowledged.
@@ -47,7 +52,7 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
     let mut unanswered: Vec<Vec<usize>> = Vec::new();
     let mut next_id = 0;
     for round in 0..KILLS {
-        let mut serve = Serve::start(&data_dir);
+        let mut serve = serve(&data_dir);
         let producer = serve.producer.clone();
         let mut batches = std::mem::take(&mut unanswered);
         batches.extend((0..REQUESTS).map(|_| {
@@ -77,7 +82,7 @@ async fn kill_9_in_the_middle_loses_no_acknowledged_event_and_doubles_none() {
         under_way.await;
     }
 
-    let serve = Serve::start(&data_dir);
+    let serve = serve(&data_dir);
     for batch in &unanswered {
         assert!(
             post(&client, &serve.producer, &key, batch).await,

@@ -34,7 +34,7 @@ const HEARTBEAT: (i16, i16) = (12, 3);
 
 /// Newest batches of one partition kept in memory; bytes. Like the page cache of a broker that
 /// writes files: a reader that keeps up costs the database nothing.
-const TAIL_BYTES: usize = 8 << 20;
+const TAIL_BYTES: usize = 32 << 20;
 /// The same of all partitions together; bytes.
 const TAILS_BYTES: usize = 64 << 20;
 
