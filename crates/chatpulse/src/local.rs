@@ -212,6 +212,9 @@ impl Local {
         let ended = tokio::select! {
             Some(ended) = self.intake.join_next() => ended,
             Some(ended) = self.rest.join_next() => ended,
+            () = self.broker.died() => {
+                return anyhow!("the embedded Kafka broker has died, see the log; nothing that was confirmed is lost: start chatpulse again");
+            }
             else => return anyhow!("no stage is running"),
         };
         match ended {

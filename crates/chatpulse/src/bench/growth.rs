@@ -63,7 +63,7 @@ pub(super) struct GrowthArgs {
     #[arg(long, value_name = "RATE", default_value = "2000/s", value_parser = options::rate)]
     rate: f64,
     /// Partitions of each topic.
-    #[arg(long, value_delimiter = ',', default_value = "1,4,16,64")]
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
     partitions: Vec<NonZeroU32>,
     /// Most events in a request.
     #[arg(long, value_delimiter = ',', default_value = "1,10,50,200")]
@@ -102,7 +102,7 @@ struct OfConversations {
     opening_us: f64,
     /// Of an event of any of them; µs of CPU.
     event_us: f64,
-    /// Memory for each open conversation, which had one event; bytes. None where the system does not tell.
+    /// Memory for each open conversation, which had one event; bytes. None where the system does not tell, or the process did not grow.
     bytes_per_conversation: Option<f64>,
 }
 
@@ -323,6 +323,8 @@ impl Core {
                 self.enrich(&mut fold, size - open, |n| subject(open + n, events + n))?;
             events += size - open;
             let grown = resident_bytes().zip(held).map(|(now, before)| now - before);
+            // Memory that was there before and free may have been enough.
+            let grown = grown.filter(|grown| *grown > 0.0);
             let bytes_per_conversation = grown.map(|grown| grown / (size - open) as f64);
             open = size;
             // Far apart in memory: a step that has no divisor in common with a power of ten.

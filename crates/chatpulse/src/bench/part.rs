@@ -69,7 +69,10 @@ async fn broker(data_dir: PathBuf, stop: CancellationToken) -> anyhow::Result<bo
     })
     .await?;
     crate::output::result(&broker.bootstrap());
-    stop.cancelled().await;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = broker.died() => anyhow::bail!("the embedded broker has died"),
+    }
     broker.shutdown().await?;
     Ok(true)
 }

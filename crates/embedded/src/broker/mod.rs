@@ -41,6 +41,8 @@ const NODE: i32 = 1;
 /// The storage engine is one task, so more threads than this only serve connections.
 const THREADS: usize = 2;
 const SHUTDOWN: Duration = Duration::from_secs(5);
+/// How often it is looked whether the storage lives.
+const LOOK: Duration = Duration::from_secs(1);
 /// Largest request taken, bytes; Kafka's own default.
 const MAX_REQUEST: usize = 100 << 20;
 
@@ -92,6 +94,7 @@ pub enum BrokerError {
 pub struct Broker {
     address: SocketAddr,
     stop: CancellationToken,
+    dead: CancellationToken,
     serving: JoinHandle<()>,
     /// Taken at shutdown: a runtime must not be waited for on an async thread.
     runtime: Option<Runtime>,
@@ -110,9 +113,9 @@ impl Broker {
             .enable_all()
             .build()
             .map_err(BrokerError::Threads)?;
-        let stop = CancellationToken::new();
+        let (stop, dead) = (CancellationToken::new(), CancellationToken::new());
         let opened = runtime
-            .spawn(Server::open(config, database, stop.clone()))
+            .spawn(Server::open(config, database, (stop.clone(), dead.clone())))
             .await
             .unwrap_or_else(|panic| Err(BrokerError::Panicked(panic.to_string())));
         let server = match opened {
@@ -127,9 +130,16 @@ impl Broker {
         Ok(Self {
             address,
             stop,
+            dead,
             serving,
             runtime: Some(runtime),
         })
+    }
+
+    /// Resolves when the storage has died, after which no request is answered any more. What was confirmed is on the
+    /// disk: start again.
+    pub async fn died(&self) {
+        self.dead.cancelled().await;
     }
 
     /// Where clients connect, as `host:port`.
@@ -188,6 +198,8 @@ struct Server {
     groups: Controller<StorageContainer>,
     tails: Tails,
     stop: CancellationToken,
+    /// Cancelled when the storage has died.
+    dead: CancellationToken,
     /// Keeps the way to the database open.
     _database: Database,
 }
@@ -196,7 +208,7 @@ impl Server {
     async fn open(
         config: BrokerConfig,
         database: Database,
-        stop: CancellationToken,
+        (stop, dead): (CancellationToken, CancellationToken),
     ) -> Result<Self, BrokerError> {
         let BrokerConfig { data_dir, listen } = config;
         let listen_failed = |source| BrokerError::Listen {
@@ -243,12 +255,14 @@ impl Server {
             groups,
             tails: Tails::default(),
             stop,
+            dead,
             _database: database,
         })
     }
 
     async fn serve(self) {
         let mut connections = JoinSet::new();
+        let mut death = std::pin::pin!(death_of(self.storage.clone()));
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
@@ -267,6 +281,11 @@ impl Server {
                     if let Err(panic) = ended {
                         tracing::error!(%panic, "a connection to the broker ended by a panic");
                     }
+                }
+                error = &mut death => {
+                    tracing::error!(%error, "the broker's storage has died");
+                    self.dead.cancel();
+                    break;
                 }
                 () = self.stop.cancelled() => break,
             }
@@ -291,6 +310,16 @@ impl Server {
             }
         });
         Ok(())
+    }
+}
+
+/// Resolves when the storage, a task that some requests end by a panic, answers no more.
+async fn death_of(storage: StorageContainer) -> tansu_storage::Error {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Err(error) = storage.brokers().await {
+            return error;
+        }
     }
 }
 

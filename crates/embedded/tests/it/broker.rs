@@ -17,9 +17,11 @@ use tansu_sans_io::join_group_request::JoinGroupRequestProtocol;
 use tansu_sans_io::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use tansu_sans_io::produce_request::{PartitionProduceData, TopicProduceData};
+use tansu_sans_io::record::{Record as Produced, deflated, inflated};
 use tansu_sans_io::{
     ApiKey, Body, DeleteRecordsRequest, DeleteTopicsRequest, ErrorCode, Frame, Header,
-    HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest, OffsetCommitRequest,
+    HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest, OffsetCommitRequest, ProduceRequest,
     SyncGroupRequest,
 };
 use tokio_util::sync::CancellationToken;
@@ -814,6 +816,54 @@ async fn a_topic_that_is_deleted_and_made_again_begins_anew() {
         })
         .await;
     }
+    broker.shutdown().await.expect("shutdown");
+}
+
+/// tansu's storage panics where an idempotent producer writes to a partition that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_whose_storage_has_died_says_so_and_what_was_confirmed_is_there_afterwards() {
+    let dir = tempfile::tempdir().expect("directory");
+    let broker = start(dir.path(), "127.0.0.1:0").await;
+    let bootstrap = broker.bootstrap();
+    let config = client(&bootstrap);
+    create(&config, &[spec("t", 1)]).await;
+    let publisher = Publisher::new(&config, &PublisherSettings::default()).expect("publisher");
+    offsets(&publisher.publish("t", numbered(0, 0..10)).await);
+    blocking(move || {
+        let init = InitProducerIdRequest::default().transaction_timeout_ms(1000);
+        let answer = Raw::new(&bootstrap).call(0, InitProducerIdRequest::KEY, init.into());
+        let Some(Body::InitProducerIdResponse(given)) = answer else {
+            panic!("{answer:?}");
+        };
+        let batch = inflated::Batch::builder()
+            .producer_id(given.producer_id)
+            .producer_epoch(given.producer_epoch)
+            .base_sequence(0)
+            .record(Produced::builder().value(Some(b"lost"[..].into())))
+            .build()
+            .expect("batch");
+        let batches = vec![deflated::Batch::try_from(batch).expect("encoded")];
+        let partition = PartitionProduceData::default()
+            .index(7)
+            .records(Some(deflated::Frame { batches }));
+        let topic = TopicProduceData::default()
+            .name("t".to_owned())
+            .partition_data(Some(vec![partition]));
+        let produce = ProduceRequest::default()
+            .acks(-1)
+            .timeout_ms(1000)
+            .topic_data(Some(vec![topic]));
+        Raw::new(&bootstrap).call(3, ProduceRequest::KEY, produce.into());
+    })
+    .await;
+    tokio::time::timeout(DEADLINE, broker.died())
+        .await
+        .expect("it is noticed");
+    drop(broker);
+    let broker = start(dir.path(), "127.0.0.1:0").await;
+    let config = client(&broker.bootstrap());
+    let read = blocking(move || read_numbers(&config, "t", 0)).await;
+    assert_eq!(read, (0..10).collect::<Vec<_>>());
     broker.shutdown().await.expect("shutdown");
 }
 
