@@ -102,7 +102,8 @@ struct OfConversations {
     opening_us: f64,
     /// Of an event of any of them; µs of CPU.
     event_us: f64,
-    /// Memory for each open conversation, which had one event; bytes. None where the system does not tell, or the process did not grow.
+    /// Memory for each open conversation, which had one event; bytes. None where the system does not tell, or the
+    /// process did not grow.
     bytes_per_conversation: Option<f64>,
 }
 
@@ -319,6 +320,7 @@ impl Core {
         let mut held = resident_bytes();
         let (mut open, mut events) = (0, 0);
         for size in powers(1_000, most) {
+            output::note(&format!("{size} open conversations"));
             let opening_us =
                 self.enrich(&mut fold, size - open, |n| subject(open + n, events + n))?;
             events += size - open;
@@ -358,7 +360,8 @@ impl Core {
         measured
     }
 
-    fn of_tenants(&self, size: usize, folder: &std::path::Path) -> anyhow::Result<OfTenants> {
+    fn of_tenants(&self, size: usize, folder: &Path) -> anyhow::Result<OfTenants> {
+        output::note(&format!("{size} tenants"));
         let mut file = TenantsFile { tenant: Vec::new() };
         let mut keys = Vec::with_capacity(size);
         for number in 0..size {
