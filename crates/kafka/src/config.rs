@@ -161,11 +161,7 @@ impl KafkaConfig {
 
     pub(crate) fn producer(&self) -> Result<ClientConfig, KafkaError> {
         self.validate()?;
-        let mut client = self.with_defaults(&[
-            (METADATA_REFRESH, "30000"),
-            // The quickest of the codecs, and a sixth of the bytes (docs/performance.md).
-            ("compression.type", "lz4"),
-        ]);
+        let mut client = self.with_defaults(&[(METADATA_REFRESH, "30000")]);
         client
             .set("enable.idempotence", "true")
             .set("acks", "all")
