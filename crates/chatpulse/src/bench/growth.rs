@@ -160,15 +160,14 @@ pub(super) async fn run(
     });
     let mut growth = measured.await??;
     if args.pipeline {
-        for &value in &args.partitions {
-            let option = ("--partitions", value);
-            let measured = pipeline(config.clone(), file, (option, args.rate), &stop).await?;
-            growth.partitions.push(measured);
-        }
-        for &value in &args.batches {
-            let option = ("--batch", value);
-            let measured = pipeline(config.clone(), file, (option, args.rate), &stop).await?;
-            growth.batches.push(measured);
+        for (option, values, rows) in [
+            ("--partitions", &args.partitions, &mut growth.partitions),
+            ("--batch", &args.batches, &mut growth.batches),
+        ] {
+            for &value in values {
+                let load = ((option, value), args.rate);
+                rows.push(pipeline(config.clone(), file, load, &stop).await?);
+            }
         }
     }
     output::result(&match args.json {

@@ -1,7 +1,7 @@
 //! Inserts reach the disk before they are answered, many with one request.
 //!
 //! The engine would sync each file of each part by itself: a dozen for each table and view that an insert fills, one after
-//! the other. That was half of an insert's CPU time and two thirds of its duration.
+//! the other. That was a third of an insert's CPU time and half of its duration.
 
 use std::fs::File;
 use std::io;

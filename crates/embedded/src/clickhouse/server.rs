@@ -459,10 +459,7 @@ impl Job {
         let joining = self.joining();
         match self.plan.kind {
             Kind::Insert { .. } => {
-                let inserted = self.insert(session);
-                let inserted = inserted
-                    .and_then(|reply| written(engine).map(|()| reply))
-                    .transpose();
+                let inserted = self.insert(engine, session).transpose();
                 let ended = matches!(inserted, Some(Ok(_)));
                 if let Some(result) = inserted {
                     let _ = head.send(result);
@@ -471,10 +468,7 @@ impl Job {
             }
             Kind::Select { .. } if joining != Joining::Whole => self.stream(session, joining, head),
             _ => {
-                let mut collected = self.collect(session);
-                if self.plan.kind == Kind::InsertSelect {
-                    collected = collected.and_then(|reply| written(engine).map(|()| reply));
-                }
+                let collected = self.collect(engine, session);
                 let ended = collected.is_ok();
                 let _ = head.send(collected);
                 ended
@@ -544,9 +538,12 @@ impl Job {
         }
     }
 
-    fn collect(&self, connection: &Connection) -> Result<Reply, Exception> {
+    fn collect(&self, engine: &Engine, connection: &Connection) -> Result<Reply, Exception> {
         let chunk = connection.query(self.query(self.format()))?;
         let writes = self.plan.kind == Kind::InsertSelect;
+        if writes {
+            written(engine)?;
+        }
         let ready = VecDeque::from([chunk.data]);
         let format = (!writes).then(|| self.format().to_owned());
         Ok(Reply {
@@ -611,7 +608,11 @@ impl Job {
     }
 
     /// Inserts the data; `None` when the client left before its end, and nothing was committed.
-    fn insert(&mut self, connection: &Connection) -> Result<Option<Reply>, Exception> {
+    fn insert(
+        &mut self,
+        engine: &Engine,
+        connection: &Connection,
+    ) -> Result<Option<Reply>, Exception> {
         let format = self.plan.format.as_deref().unwrap_or("Values");
         let query = Query {
             sql: &self.plan.sql,
@@ -630,6 +631,7 @@ impl Job {
             }
         }
         let mut stats = stream.finish()?;
+        written(engine)?;
         stats.read_rows = stats.read_rows.max(stats.written_rows);
         Ok(Some(Reply {
             format: None,
